@@ -1,0 +1,45 @@
+# Two commands for a newcomer: `make demo` paints, `make test` proves. Each makes its own environment first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python -m
+
+.PHONY: demo test test-slow check shelf bench clean help
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+# The stamps depend on the project's own files: a second call installs nothing.
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --upgrade pip
+	$(RUN) pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(RUN) pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.base   ## paint with the shipped model: a contact sheet and the way from noise to picture
+	$(RUN) giverny demo
+
+test: $(VENV)/.dev    ## the whole suite, under ten minutes on two cores
+	$(RUN) pytest -m "not slow" -n 2 --dist loadgroup
+
+test-slow: $(VENV)/.dev   ## the longer proofs
+	$(RUN) pytest -m slow
+
+check: $(VENV)/.dev   ## style and types
+	$(RUN) ruff check src tests benchmarks
+	$(RUN) ruff format --check src tests benchmarks
+	$(RUN) mypy
+
+shelf: $(VENV)/.base  ## retrain every model that ships with the package
+	$(RUN) giverny train recipes/fashion-mnist.toml --out runs/fashion-mnist --resume
+	$(RUN) giverny models publish runs/fashion-mnist/model --name fashion-mnist
+
+bench: $(VENV)/.dev   ## the README's claims about speed, measured side by side
+	$(RUN) benchmarks.paint
+
+clean:           ## remove the environment and everything painted or trained here
+	rm -rf $(VENV) runs outputs

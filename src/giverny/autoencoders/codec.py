@@ -1,0 +1,57 @@
+"""Between pixels and what a denoiser works on: the one place that knows an autoencoder's scale.
+
+`latent = (raw - shift) * scale` has about unit variance; Stable Diffusion 1.x has scale 0.18215 and shift 0. A denoiser that
+works on pixels uses `PixelCodec`, and nothing else changes.
+"""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from ..base.contracts import Frozen
+
+
+class LatentScale(Frozen):
+    """Measured once over training latents (1 / standard deviation), stored with the model."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+class Gaussian(Protocol):
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor: ...
+
+
+class LatentCodec:
+    """Codec over an autoencoder whose `encode` gives a Gaussian (mean, logvar) and whose `decode` takes raw latents."""
+
+    def __init__(self, autoencoder: nn.Module, channels: int, factor: int, scale: LatentScale) -> None:
+        self.autoencoder, self.channels, self.factor, self.scale = autoencoder, channels, factor, scale
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, z, H/f, W/f). The mean, or with unit `noise` a sample of the encoder's belief."""
+        belief = self.autoencoder.encode(pixels)
+        raw = belief.mean if noise is None else belief.sample(noise)
+        return (raw - self.scale.shift) * self.scale.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, z, h, w) -> (B, C, h*f, w*f), about [-1, 1] but not clamped."""
+        return self.autoencoder.decode(latents / self.scale.scale + self.scale.shift)
+
+
+class PixelCodec:
+    """The identity: a denoiser that works on pixels."""
+
+    factor = 1
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents

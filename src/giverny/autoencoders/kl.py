@@ -1,0 +1,175 @@
+"""The KL autoencoder of latent diffusion (Kingma & Welling 2014; Rombach et al. 2022), any size.
+
+At Stable Diffusion 1.x's sizes (`KLRecipe()`) it has 83,653,863 parameters and its tensors carry the names of a diffusers
+folder. Each level but the last halves the sides: `factor` = 2 ** (levels - 1).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..base.contracts import Frozen
+from ..layers.attention import Attention
+from ..layers.blocks import Downsample, ResidualBlock, Upsample
+
+EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks have 1e-5
+
+
+class KLRecipe(Frozen):
+    """Sizes of a KL autoencoder; the defaults are Stable Diffusion 1.x."""
+
+    family: Literal["kl"] = "kl"
+    picture_channels: int = Field(3, ge=1, description="1 for grey pictures, 3 for colour")
+    latent_channels: int = Field(4, ge=1)
+    channels: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1, description="width of each level")
+    blocks: int = Field(2, ge=1, description="residual blocks per level of the encoder (one more in the decoder)")
+    middle_attention: bool = True
+    groups: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "KLRecipe":
+        if any(c % self.groups for c in self.channels):
+            raise ValueError(f"channels {self.channels} want to be divisible by groups = {self.groups}")
+        return self
+
+    @property
+    def factor(self) -> int:
+        return 2 ** (len(self.channels) - 1)
+
+    def build(self) -> "KLAutoencoder":
+        return KLAutoencoder(self)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The encoder's belief about a latent: a diagonal normal distribution, tensors of shape (B, z, h, w)."""
+
+    mean: Tensor
+    logvar: Tensor  # clamped to [-30, 20]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def divergence(self) -> Tensor:
+        """KL from the unit normal, summed over each picture's latent: (B,), in nats."""
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
+
+
+class PlaceAttention(nn.Module):
+    """Single-head attention between the places of a feature map, with its own norm and residual."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.group_norm = nn.GroupNorm(groups, width, EPS)
+        inner = Attention(width, None, 1, width, bias=True)
+        self.to_q, self.to_k, self.to_v, self.to_out = inner.to_q, inner.to_k, inner.to_v, inner.to_out
+
+    forward_tokens = Attention.forward
+    keys_values = Attention.keys_values
+    heads = 1
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
+        return x + self.forward_tokens(tokens).transpose(1, 2).unflatten(2, x.shape[-2:])
+
+
+class Middle(nn.Module):
+    def __init__(self, width: int, recipe: KLRecipe) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList([PlaceAttention(width, recipe.groups)] if recipe.middle_attention else [])
+        self.resnets = nn.ModuleList(
+            ResidualBlock(width, width, None, recipe.groups, EPS, recipe.dropout) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
+
+
+class Level(nn.Module):
+    """Residual blocks, then a change of size where there is one."""
+
+    def __init__(self, inputs: int, width: int, blocks: int, recipe: KLRecipe) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResidualBlock(inputs if i == 0 else width, width, None, recipe.groups, EPS, recipe.dropout)
+            for i in range(blocks)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.resnets:
+            x = block(x)
+        return x
+
+
+class Encoder(nn.Module):
+    def __init__(self, recipe: KLRecipe) -> None:
+        super().__init__()
+        widths = recipe.channels
+        self.conv_in = nn.Conv2d(recipe.picture_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level(widths[max(i - 1, 0)], width, recipe.blocks, recipe)
+            level.downsamplers = nn.ModuleList([Downsample(width, True)] if i < len(widths) - 1 else [])
+            self.down_blocks.append(level)
+        self.mid_block = Middle(widths[-1], recipe)
+        self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * recipe.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 2z, H/f, W/f)
+        h = self.conv_in(x)
+        for level in self.down_blocks:
+            h = level(h)
+            for down in level.downsamplers:
+                h = down(h)
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(h))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, recipe: KLRecipe) -> None:
+        super().__init__()
+        widths = recipe.channels[::-1]
+        self.conv_in = nn.Conv2d(recipe.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = Middle(widths[0], recipe)
+        self.up_blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level(widths[max(i - 1, 0)], width, recipe.blocks + 1, recipe)
+            level.upsamplers = nn.ModuleList([Upsample(width)] if i < len(widths) - 1 else [])
+            self.up_blocks.append(level)
+        self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(widths[-1], recipe.picture_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:  # (B, z, h, w) -> (B, 3, h*f, w*f)
+        h = self.mid_block(self.conv_in(z))
+        for level in self.up_blocks:
+            h = level(h)
+            for up in level.upsamplers:
+                h = up(h)
+        return self.conv_out(F.silu(self.conv_norm_out(h)))
+
+
+class KLAutoencoder(nn.Module):
+    """Pixels in [-1, 1] -> a `Gaussian` over raw latents -> pixels. Scaling to unit size is the codec's business."""
+
+    def __init__(self, recipe: KLRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        z = recipe.latent_channels
+        self.encoder = Encoder(recipe)
+        self.decoder = Decoder(recipe)
+        self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
+        self.post_quant_conv = nn.Conv2d(z, z, 1)
+
+    def encode(self, pixels: Tensor) -> Gaussian:
+        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        return Gaussian(mean, logvar.clamp(-30, 20))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(latents))

@@ -1,0 +1,180 @@
+"""The machine: devices and precisions by what they can do, random streams, threads, memory.
+
+One random stream per picture, always drawn on the CPU in float32 and converted afterwards: a picture's noise then
+depends on its seed alone, not on its batch, device or precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, choose
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def devices() -> list[str]:
+    """Names of what torch can compute on here, the fastest kind first, "cpu" last."""
+    found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    if torch.xpu.is_available():
+        found += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
+    return [*found, "cpu"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to work on. name: "auto" (the fastest kind there is) or one such as "cuda", "cuda:1", "mps", "cpu".
+
+    Raises InputError, listing what is there, for a name unknown to torch and for a device that is missing.
+    """
+    here = devices()
+    if name == "auto":
+        return torch.device(here[0])
+    wanted = name if ":" in name else f"{name}:0"
+    if name not in here and wanted not in here:
+        raise InputError("a device of this machine", repr(name), f"there is: {', '.join(here)}; or say 'auto'")
+    return torch.device(name)
+
+
+def pick_precision(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """The number format to compute in. wanted: "auto", "float32", "bfloat16", "float16" or "float64".
+
+    "auto" is bfloat16 on CUDA devices that calculate in it, float32 elsewhere. Raises InputError where the device
+    cannot do what was asked for.
+    """
+    native = device.type == "cuda" and (bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0))
+    if wanted == "auto":
+        return torch.bfloat16 if native else torch.float32
+    precision = PRECISIONS[choose(wanted, PRECISIONS, "precision (or 'auto')")]
+    if precision == torch.float16 and device.type == "cpu":
+        reason = "processors calculate float16 slowly, and it overflows where the others do not"
+        raise InputError("float32 or bfloat16 on the CPU", wanted, reason)
+    if precision == torch.bfloat16 and device.type == "cuda" and not native:
+        raise InputError("a precision that the GPU calculates in", wanted, "use float32 or float16")
+    if precision == torch.float64 and device.type == "mps":
+        raise InputError("a precision that the GPU calculates in", wanted, "use float32, or the CPU")
+    return precision
+
+
+class PictureStreams:
+    """Random numbers of B pictures, one stream each. seeds: whole numbers from 0 to 2^63 - 1.
+
+    Each `normal` is the next draw of every stream, so the first is the initial noise and later ones feed a sampler.
+    torch draws fewer than 16 numbers by another formula: ask for a picture's whole tensor, never for a part.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        if not seeds:
+            raise ValueError("streams want one seed or more")
+        self.seeds = tuple(seeds)
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Unit noise, float32 (B, *shape) on the CPU. Convert it after the draw."""
+        shape = tuple(shape)
+        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators])
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed of 63 bits that depends on all parts and their order: the start of a named stream."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` threads within the block (None: as many as before). Raises InputError below 1."""
+    if count is not None and count < 1:
+        raise InputError("1 thread or more", str(count))
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory() -> int:
+    """The most bytes of main memory this process has held so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the others KiB
+
+
+def versions() -> dict[str, str]:
+    """Versions that a picture can depend on: giverny, torch, python."""
+    try:
+        own = metadata.version("giverny")
+    except metadata.PackageNotFoundError:  # run from a source folder that was never installed
+        own = "uninstalled"
+    return {"giverny": own, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def describe_machine() -> dict[str, Any]:
+    """What decides speed and bits here, as plain values for `giverny doctor` and model cards. Memory is in bytes."""
+    return {
+        **versions(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "devices": [_describe_device(name) for name in devices()],
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
+        "memory": _memory(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn": torch.backends.mkldnn.is_available(),
+        "onednn_bfloat16": torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "precisions": {name: str(pick_precision(torch.device(name))).removeprefix("torch.") for name in devices()},
+    }
+
+
+def _describe_device(name: str) -> dict[str, Any]:
+    """Name, and for CUDA what the driver says: model, bytes of memory, capability, native bfloat16."""
+    if not name.startswith("cuda"):
+        return {"name": name}
+    properties = torch.cuda.get_device_properties(name)
+    return {
+        "name": name,
+        "model": properties.name,
+        "memory": properties.total_memory,
+        "capability": f"{properties.major}.{properties.minor}",
+        "bfloat16": pick_precision(torch.device(name)) == torch.bfloat16,
+    }
+
+
+def _cores() -> int:
+    """Cores this process may use: fewer than the machine has where a scheduler or container pins it."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    """Bytes of main memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, some systems not these names
+        return None

@@ -1,0 +1,111 @@
+"""From what a network predicts to a clean estimate, and from a clean sample to what it should predict.
+
+The only place that knows about prediction types: noise ("epsilon", Ho et al. 2020, arXiv 2006.11239), velocity ("v",
+Salimans and Ho 2022, arXiv 2202.00512) and the sample itself. Everything else sees `Denoise(x, level, prepared) ->
+clean`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from ..base.contracts import Condition, NoiseLevel, Prepared, Probe
+from ..base.errors import InputError, choose
+from ..base.table import time_of
+
+Prediction = Literal["epsilon", "v", "sample"]
+PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+
+
+class Network(Protocol):
+    """A network trained on a table of times: x of unit scale (B, ...), t (B,) in 0..T-1, whole or fractional."""
+
+    def prepare(self, condition: Condition) -> Prepared: ...
+
+    def __call__(self, x: Tensor, t: Tensor, prepared: Prepared, probe: Probe | None = None) -> Tensor: ...
+
+
+class DiscreteDenoiser:
+    """A network with a training table, as a denoiser (contracts.Denoise).
+
+    network: predicts epsilon, v or the sample from a variance-preserving x. table: (T,) alphas_cumprod.
+    can: what the network allows, out of {"grad", "probe"}.
+    Levels may be in any form; x is brought to alpha^2 + sigma^2 = 1 before the network sees it, so that
+    variance-exploding samplers work as well. Times between two entries of the table are fractional.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        table: Tensor,
+        prediction: Prediction,
+        can: frozenset[str] = frozenset({"grad", "probe"}),
+    ) -> None:
+        choose(prediction, PREDICTIONS, "prediction type")
+        self.network, self.prediction, self.can = network, prediction, can
+        self.table = table.detach().to("cpu", torch.float64)
+
+    def prepare(self, condition: Condition) -> Prepared:
+        return self.network.prepare(condition)
+
+    def __call__(self, x: Tensor, level: NoiseLevel, prepared: Prepared, probe: Probe | None = None) -> Tensor:
+        """The clean estimate, (B, ...) in x's dtype. level: () or (B,).
+
+        Raises InputError for alpha = 0 with an epsilon network: its estimate divides by alpha.
+        """
+        alpha, sigma, size = _unit(level)
+        if self.prediction == "epsilon" and bool((alpha == 0).any()):
+            raise InputError(
+                "a start with some signal in it (alpha > 0) for a network that predicts noise",
+                "pure noise (alpha = 0, zero terminal SNR)",
+                "use a table without zero_terminal_snr, or a network trained to predict v or the sample",
+            )
+        times = time_of(self.table, level).to(torch.promote_types(x.dtype, torch.float32)).to(x.device)
+        out = self.network(x * _shaped(1 / size, x), times.expand(len(x)), prepared, probe).to(x.dtype)
+        if self.prediction == "sample":
+            return out
+        if self.prediction == "v":
+            return _shaped(alpha / size, x) * x - _shaped(sigma, x) * out
+        return _shaped(1 / (alpha * size), x) * x - _shaped(sigma / alpha, x) * out
+
+
+def targets(prediction: Prediction, clean: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+    """What a network of this type should say about alpha * clean + sigma * noise; shape and dtype of clean."""
+    choose(prediction, PREDICTIONS, "prediction type")
+    if prediction == "epsilon":
+        return noise
+    if prediction == "sample":
+        return clean
+    alpha, sigma, _ = _unit(level)
+    return _shaped(alpha, clean) * noise - _shaped(sigma, clean) * clean
+
+
+def min_snr_weight(prediction: Prediction, level: NoiseLevel, gamma: float | None = 5.0) -> Tensor:
+    """Weight of each picture's squared error (Hang et al. 2023, arXiv 2303.09556): SNR capped at gamma, in x0 units.
+
+    Returns float64 shaped like the level, (B,); all ones where gamma is None. Finite at both ends (alpha = 0, sigma =
+    0).
+    """
+    choose(prediction, PREDICTIONS, "prediction type")
+    snr = (level.alpha.double() / level.sigma.double()) ** 2
+    if gamma is None:
+        return torch.ones_like(snr)
+    if prediction == "epsilon":
+        return (gamma / snr).clamp(max=1)  # min(snr, gamma) / snr, without 0 / 0 at pure noise
+    capped = snr.clamp(max=gamma)
+    return capped / (snr + 1) if prediction == "v" else capped
+
+
+def _unit(level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:
+    """(alpha, sigma) brought to alpha^2 + sigma^2 = 1, and the size they had, all float64."""
+    alpha, sigma = level.alpha.double(), level.sigma.double()
+    size = torch.hypot(alpha, sigma)
+    return alpha / size, sigma / size, size
+
+
+def _shaped(weight: Tensor, x: Tensor) -> Tensor:
+    """A weight computed in float64, in x's dtype and device, shaped to multiply a (B, ...) sample."""
+    return weight.to(x).reshape(-1, *(1,) * (x.dim() - 1)) if weight.dim() else weight.to(x)

@@ -1,0 +1,84 @@
+"""Diffusion as a family: how its recipes read, how it is trained, how its model folders are opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...autoencoders.kl import KLRecipe
+from ...base.contracts import Family, Source
+from ...base.recipe import check
+from ...checkpoints.native import Card, fill, read_weights
+from ...denoisers.unet import UNetRecipe
+from ...sampling.schedules import ScheduleRecipe
+from ...text.clip import ClipImageRecipe, ClipText, ClipTextRecipe
+from ...text.tokenizer import Tokenizer
+from ...training.denoise import DenoiseRecipe
+from ...training.loop import LoopRecipe
+from ...training.parallel import World
+from .backends import choose_backend
+from .knobs import DiffusionKnobs
+from .painter import DiffusionPainter
+from .recipe import AutoencoderStage, DataRecipe, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
+from .stages import DiffusionWorkshop
+
+
+def open_folder(
+    folder: Path, card: Card, device: torch.device, precision: torch.dtype, backend: str = "auto"
+) -> DiffusionPainter:
+    """A painter from a model folder. backend: "auto", "plain" or "packed"."""
+    recipe = check(ModelRecipe, card.recipe, f"{folder / 'card.json'}: recipe")
+    weights = read_weights(folder, card)
+    tokenizer = Tokenizer.read(folder / "tokenizer.json", recipe.text.length)
+    with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
+        tower = ClipText(recipe.text)
+        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
+        unet = recipe.denoiser.build()
+        autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
+    for network, name in ((tower, "text"), (projection, "projection"), (unet, "denoiser"), (autoencoder, "autoencoder")):
+        if network is not None:
+            fill(network, weights.get(name, {}), name).to(device, precision)
+    parts = assemble(recipe, tokenizer, tower, projection, unet, autoencoder)
+    faster = choose_backend(parts, backend, device, precision)
+    return DiffusionPainter(
+        parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *(faster or (None, "plain"))
+    )
+
+
+def workshop(recipe: DiffusionRecipe, source: Source, folder: Path, world: World, device: torch.device) -> DiffusionWorkshop:
+    return DiffusionWorkshop(recipe, source, folder, world, device)
+
+
+def tiny() -> DiffusionRecipe:
+    """Every stage at toy size: 16 x 16 pictures of one shape each, 8 x 8 latents."""
+    loop = LoopRecipe(steps=10, batch=8, warmup=2, precision="float32", save_every=5, log_every=1)
+    return DiffusionRecipe(
+        name="tiny-diffusion",
+        title="The smallest diffusion model that has every part",
+        licence="Apache-2.0",
+        data=DataRecipe(source="toy", size=(16, 16), channels=3, validation=8),
+        schedule=ScheduleRecipe(kind="cosine", zero_terminal_snr=True),
+        autoencoder=AutoencoderStage(
+            network=KLRecipe(channels=(8, 16), blocks=1, groups=4, latent_channels=4, middle_attention=False), loop=loop
+        ),
+        text=TextStage(
+            text=ClipTextRecipe(width=16, layers=1, heads=2, inner=32, length=12),
+            image=ClipImageRecipe(width=16, layers=1, heads=2, inner=32, size=16, patch=4),
+            shared_width=16,
+            loop=loop,
+        ),
+        denoiser=DenoiserStage(
+            network=UNetRecipe(
+                channels=(16, 32), blocks=1, attention=(False, True), depth=(1, 1), heads=(2, 2), context_width=16, groups=4
+            ),
+            objective=DenoiseRecipe(prediction="v"),
+            loop=loop,
+        ),
+        knobs={"steps": 4, "guidance": 2.0},
+        prompts=("a red circle", "a blue square"),
+    )
+
+
+PAINTER = Family("diffusion", DiffusionRecipe, DiffusionKnobs, tiny, workshop, open_folder)

@@ -1,0 +1,168 @@
+"""The diffusion painter: words and noise in, pictures out. Thin; all mathematics lives in the rooms below.
+
+`paint` holds everything of a call in local variables, so one painter serves several threads at once. The caller pulls
+events; closing the iterator stops within one step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...base.contracts import (
+    Condition,
+    Denoise,
+    Done,
+    Event,
+    Failed,
+    Levels,
+    Picture,
+    Progress,
+    Provenance,
+    Request,
+    Sampler,
+    Started,
+)
+from ...base.errors import InputError
+from ...base.images import to_pixels
+from ...base.recipe import check
+from ...base.runtime import PictureStreams, versions
+from ...sampling.noise import PictureNoise
+from ...sampling.samplers import get_sampler, sampler_name
+from ...sampling.schedules import levels
+from ...steering.guidance import classifier_free, guided
+from .knobs import DiffusionKnobs
+from .recipe import Parts
+
+BATCH = 64  # pictures painted together at most
+
+
+class DiffusionPainter:
+    """contracts.Painter over the parts of a (latent) diffusion model."""
+
+    family = "diffusion"
+    knobs = DiffusionKnobs
+
+    def __init__(
+        self,
+        parts: Parts,
+        name: str = "unnamed",
+        fingerprint: str = "",
+        size: tuple[int, int] = (32, 32),  # width and height painted by default
+        defaults: Mapping[str, Any] | None = None,  # knobs of the model's card
+        device: torch.device = torch.device("cpu"),
+        precision: torch.dtype = torch.float32,
+        backend: Denoise | None = None,  # a faster form of the same denoiser; None: the plain one
+        backend_name: str = "plain",
+    ) -> None:
+        self.parts, self.name, self.fingerprint, self.size = parts, name, fingerprint, size
+        self.defaults = dict(defaults or {})
+        self.device, self.precision = device, precision
+        self.denoise: Denoise = backend if backend is not None else parts.denoiser
+        self.backend = backend_name if backend is not None else "plain"
+
+    def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
+        """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
+        knobs = check(DiffusionKnobs, {**self.defaults, **request.knobs}, "knobs")
+        sampler_name(knobs.sampler)
+        if knobs.guidance_from > knobs.guidance_to:
+            raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
+        width, height = size = request.size or self.size
+        step = self.parts.codec.factor
+        if min(size) < step or width % step or height % step or max(size) > 4096:
+            near = tuple(max(step, round(min(side, 4096) / step) * step) for side in size)
+            raise InputError(
+                f"sides from {step} to 4096 divisible by {step}", f"{width} x {height}", f"Nearest: {near[0]} x {near[1]}."
+            )
+        return knobs, size
+
+    def paint(self, requests: Sequence[Request], previews: bool = False, trace: bool = False) -> Iterator[Event]:
+        """Paint all requests; those of equal settings and size together. Bad requests fail alone, in their own event."""
+        groups: dict[tuple[DiffusionKnobs, tuple[int, int]], list[Request]] = {}
+        for request in requests:
+            try:
+                key = self.settle(request)
+            except InputError as error:
+                yield Failed(request.id, str(error))
+                continue
+            groups.setdefault(key, []).append(request)
+        for (knobs, size), group in groups.items():
+            for first in range(0, len(group), BATCH):
+                yield from self._paint(group[first : first + BATCH], knobs, size, previews, trace)
+
+    def _paint(
+        self, requests: Sequence[Request], knobs: DiffusionKnobs, size: tuple[int, int], previews: bool, trace: bool
+    ) -> Iterator[Event]:
+        began = time.perf_counter()
+        spread = self.levels(knobs)
+        for request in requests:
+            yield Started(request.id, spread.steps)
+        positive = self._condition([r.prompt for r in requests])
+        negative = self._condition([r.negative for r in requests])
+        plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
+        estimate = guided(self.denoise, plan, spread.steps)
+        codec = self.parts.codec
+        shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
+        noise = PictureNoise(PictureStreams([r.seed for r in requests]), shape, self.precision, self.device)
+        walk = self.sampler(knobs)(estimate, noise.initial(spread[0]), spread, noise)
+        kept: list[np.ndarray] = []  # (B, H, W, 3) per step
+        x: Tensor | None = None
+        while True:
+            try:
+                step = next(walk)
+            except StopIteration as end:
+                x = end.value
+                break
+            shown = self._pixels(step.clean) if previews or trace else None
+            if trace and shown is not None:
+                kept.append(shown)
+            for i, request in enumerate(requests):
+                yield Progress(request.id, step.index + 1, step.total, shown[i] if previews and shown is not None else None)
+        assert x is not None
+        pixels = self._pixels(x)
+        seconds = (time.perf_counter() - began) / len(requests)
+        for i, request in enumerate(requests):
+            origin = self._provenance(request, knobs, size, len(requests), seconds)
+            yield Done(request.id, Picture(pixels[i], origin, tuple(k[i] for k in kept)))
+
+    def levels(self, knobs: DiffusionKnobs) -> Levels:
+        return levels(self.parts.recipe.schedule.table(), knobs.steps, knobs.spacing)
+
+    def sampler(self, knobs: DiffusionKnobs) -> Sampler:
+        sampler = get_sampler(knobs.sampler)
+        return partial(sampler, eta=knobs.eta) if sampler_name(knobs.sampler) == "ddim" else sampler
+
+    def _condition(self, texts: list[str]) -> Condition:
+        condition = self.parts.condition(texts)
+        cast = lambda x: None if x is None else x.to(self.device, self.precision)  # noqa: E731
+        mask = None if condition.mask is None else condition.mask.to(self.device)
+        return Condition(cast(condition.vectors), mask, cast(condition.pooled))
+
+    def _pixels(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, z, h, w) -> uint8 (B, H, W, 3)."""
+        with torch.inference_mode():
+            return np.stack(to_pixels(self.parts.codec.decode(latents.to(self.precision)).float()))
+
+    def _provenance(
+        self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, seconds: float
+    ) -> Provenance:
+        return Provenance(
+            request=request.model_copy(update={"size": size}),
+            knobs=knobs.model_dump(),
+            painter=self.family,
+            model=self.name,
+            fingerprint=self.fingerprint,
+            versions=versions(),
+            device=str(self.device),
+            precision=str(self.precision).removeprefix("torch."),
+            backend=self.backend,
+            threads=torch.get_num_threads(),
+            batch=batch,
+            seconds=round(seconds, 4),
+        )

@@ -1,0 +1,168 @@
+"""What a diffusion model is made of and how it is trained: the recipe behind a TOML file, and the building of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
+from ...autoencoders.kl import KLAutoencoder, KLRecipe
+from ...base.contracts import Codec, Condition, Frozen
+from ...base.errors import InputError
+from ...data.loader import Fit
+from ...denoisers.precondition import DiscreteDenoiser
+from ...denoisers.unet import UNet, UNetRecipe
+from ...sampling.schedules import ScheduleRecipe
+from ...text.clip import ClipImageRecipe, ClipRecipe, ClipText, ClipTextEncoder, ClipTextRecipe
+from ...text.tokenizer import Tokenizer
+from ...training.contrast import ContrastRecipe
+from ...training.denoise import DenoiseRecipe
+from ...training.loop import LoopRecipe
+from ...training.reconstruct import ReconstructRecipe
+
+
+class DataRecipe(Frozen):
+    source: str = Field(description="a named set (see `giverny data`) or a path to pictures")
+    size: tuple[int, int] = Field((32, 32), description="width and height that pictures are brought to")
+    channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour")
+    fit: Fit = Field("crop", description="how pictures are brought to size")
+    flip: bool = Field(False, description="mirror half of the pictures")
+    captions: Literal["first", "any"] = Field("any", description="the first caption of a picture, or any of them")
+    validation: int = Field(256, ge=1, description="pictures held out of training, for validation")
+
+
+class StageRecipe(Frozen):
+    share: float = Field(1.0, gt=0, description="part of the time budget, relative to the other stages")
+    loop: LoopRecipe = LoopRecipe()
+
+
+class AutoencoderStage(StageRecipe):
+    network: KLRecipe
+    objective: ReconstructRecipe = ReconstructRecipe()
+
+
+class TextStage(StageRecipe):
+    vocabulary: int = Field(1024, ge=514, description="tokens of the byte-pair tokenizer, learnt from the captions")
+    text: ClipTextRecipe
+    image: ClipImageRecipe
+    shared_width: int = Field(64, ge=1)
+    objective: ContrastRecipe = ContrastRecipe()
+
+
+class DenoiserStage(StageRecipe):
+    network: UNetRecipe
+    objective: DenoiseRecipe = DenoiseRecipe()
+    mask_padding: bool = Field(True, description="hide the padding after a caption from cross-attention")
+
+
+class DiffusionRecipe(Frozen):
+    """Latent diffusion in three stages: autoencoder, CLIP, denoiser. Without an autoencoder it works on pixels."""
+
+    family: Literal["diffusion"] = "diffusion"
+    name: str
+    title: str = ""
+    licence: str = Field("", description="of the weights that come out")
+    data: DataRecipe
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    autoencoder: AutoencoderStage | None = None
+    text: TextStage
+    denoiser: DenoiserStage
+    knobs: dict[str, Any] = Field(default_factory=dict, description="the model's own painting defaults")
+    prompts: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> DiffusionRecipe:
+        net, text = self.denoiser.network, self.text.text
+        if self.autoencoder is not None:
+            wanted = self.autoencoder.network.latent_channels
+            if self.autoencoder.network.picture_channels != self.data.channels:
+                raise ValueError(f"autoencoder.network.picture_channels wants to be data.channels = {self.data.channels}")
+            if any(side % self.autoencoder.network.factor for side in self.data.size):
+                raise ValueError(f"data.size wants sides divisible by {self.autoencoder.network.factor}, given {self.data.size}")
+        else:
+            wanted = self.data.channels
+        if (net.in_channels, net.out_channels) != (wanted, wanted):
+            raise ValueError(f"denoiser.network wants in_channels = out_channels = {wanted}")
+        if net.cross and net.context_width != text.width:
+            raise ValueError(f"denoiser.network.context_width wants to be text.text.width = {text.width}")
+        if net.additive and net.pooled_width != self.text.shared_width:
+            raise ValueError(f"denoiser.network.pooled_width wants to be text.shared_width = {self.text.shared_width}")
+        if self.text.image.channels != self.data.channels or (self.text.image.size,) * 2 != self.data.size:
+            raise ValueError(f"text.image wants size and channels of data, {self.data.size} and {self.data.channels}")
+        return self
+
+    @property
+    def clip(self) -> ClipRecipe:
+        return ClipRecipe(text=self.text.text, image=self.text.image, shared_width=self.text.shared_width)
+
+
+class ModelRecipe(Frozen):
+    """The part of a recipe that a finished model needs, as kept on its card."""
+
+    autoencoder: KLRecipe | None
+    scale: LatentScale = LatentScale()
+    picture_channels: int = 3
+    text: ClipTextRecipe
+    pooled_width: int
+    denoiser: UNetRecipe
+    mask_padding: bool
+    schedule: ScheduleRecipe
+    prediction: Literal["epsilon", "v", "sample"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks of a diffusion model, put together; nothing in here changes while it paints."""
+
+    recipe: ModelRecipe
+    encoder: ClipTextEncoder
+    unet: UNet
+    denoiser: DiscreteDenoiser
+    codec: Codec
+    autoencoder: KLAutoencoder | None
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What a model folder stores, by name."""
+        projection = self.encoder.projection
+        assert projection is not None
+        found: dict[str, nn.Module] = {"text": self.encoder.tower, "projection": projection, "denoiser": self.unet}
+        return found | ({"autoencoder": self.autoencoder} if self.autoencoder is not None else {})
+
+    def condition(self, texts: list[str]) -> Condition:
+        """What the denoiser is told about these texts."""
+        with torch.no_grad():
+            encoded = self.encoder.encode(texts)
+        net = self.recipe.denoiser
+        return Condition(
+            vectors=encoded.vectors if net.cross else None,
+            mask=encoded.mask if net.cross and self.recipe.mask_padding else None,
+            pooled=encoded.pooled if net.additive else None,
+        )
+
+
+def assemble(
+    recipe: ModelRecipe,
+    tokenizer: Tokenizer,
+    tower: ClipText,
+    projection: nn.Linear,
+    unet: UNet,
+    autoencoder: KLAutoencoder | None,
+) -> Parts:
+    """Join trained networks, in evaluation mode."""
+    for network in (tower, projection, unet, autoencoder):
+        if network is not None:
+            network.eval().requires_grad_(False)
+    codec: Codec
+    if recipe.autoencoder is not None and autoencoder is not None:
+        codec = LatentCodec(autoencoder, recipe.autoencoder.latent_channels, recipe.autoencoder.factor, recipe.scale)
+    else:
+        codec = PixelCodec(recipe.picture_channels)
+    denoiser = DiscreteDenoiser(unet, recipe.schedule.table(), recipe.prediction)
+    encoder = ClipTextEncoder(tower, tokenizer, projection)
+    if recipe.text.vocabulary < tokenizer.vocabulary:
+        raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
+    return Parts(recipe, encoder, unet, denoiser, codec, autoencoder)

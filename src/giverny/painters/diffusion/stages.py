@@ -1,0 +1,235 @@
+"""How a diffusion model is trained: autoencoder, then CLIP, then the denoiser on what the first two make of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...autoencoders.codec import LatentScale
+from ...autoencoders.kl import KLAutoencoder
+from ...base.contracts import Batch, Objective, Request, Source, StageJob, Trained
+from ...base.files import fingerprint
+from ...base.images import to_tensor
+from ...base.runtime import derive_seed
+from ...checkpoints.native import fill
+from ...data.latents import LatentLoader, statistics, write_latents
+from ...data.loader import Loader
+from ...denoisers.unet import UNet
+from ...text.clip import Clip
+from ...text.tokenizer import Tokenizer
+from ...training.contrast import Contrast
+from ...training.denoise import DenoiseObjective
+from ...training.parallel import World
+from ...training.reconstruct import Reconstruct
+from .painter import DiffusionPainter
+from .recipe import DiffusionRecipe, ModelRecipe, Parts, assemble
+
+WORKERS = 2
+
+
+@dataclass
+class DiffusionWorkshop:
+    """One training run of a diffusion model: gives out its stages in order, keeps what each of them made."""
+
+    recipe: DiffusionRecipe
+    source: Source
+    folder: Path  # for caches
+    world: World = World()
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self) -> None:
+        count, held = len(self.source), self.recipe.data.validation
+        held = min(held, max(1, count // 5))
+        order = np.random.default_rng(derive_seed("held out", self.source.fingerprint)).permutation(count)
+        self.held, self.kept = np.sort(order[:held]), np.sort(order[held:])
+        self.autoencoder: KLAutoencoder | None = None
+        self.clip: Clip | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.unet: UNet | None = None
+        self.scale = LatentScale()
+
+    # -- what the run asks for -----------------------------------------------------------------------------------------
+
+    def shares(self) -> dict[str, float]:
+        recipe = self.recipe
+        first = {"autoencoder": recipe.autoencoder.share} if recipe.autoencoder is not None else {}
+        return first | {"text": recipe.text.share, "denoiser": recipe.denoiser.share}
+
+    def jobs(self) -> Iterator[StageJob]:
+        """Stages in order; each is asked for only after the one before has been accepted."""
+        recipe, data = self.recipe, [self.recipe.data.model_dump(exclude={"source"}), self.source.fingerprint]
+        made: list[str] = []
+        if recipe.autoencoder is not None:
+            made.append(fingerprint([data, recipe.autoencoder.model_dump(exclude={"share"})]))
+            stage = recipe.autoencoder
+            yield StageJob("autoencoder", stage.share, stage.loop, made[-1], self._reconstruct, self._keep_autoencoder)
+        made.append(fingerprint([data, recipe.text.model_dump(exclude={"share"})]))
+        yield StageJob("text", recipe.text.share, recipe.text.loop, made[-1], self._contrast, self._keep_clip)
+        made.append(fingerprint([made, recipe.schedule, recipe.denoiser.model_dump(exclude={"share"})]))
+        self._latent_name = f"latents-{fingerprint(made[:1])}.npy"
+        stage_d = recipe.denoiser
+        yield StageJob("denoiser", stage_d.share, stage_d.loop, made[-1], self._denoise, self._keep_denoiser)
+
+    def result(self) -> Trained:
+        """What goes into the model folder."""
+        recipe, parts = self.recipe, self.parts()
+        return Trained(
+            recipe.data.size, self.model_recipe().model_dump(mode="json"), parts.networks(),
+            {"tokenizer.json": self._tokenizer().to_json()}, recipe.knobs, recipe.prompts,
+        )  # fmt: skip
+
+    def parts(self) -> Parts:
+        """The finished networks, joined."""
+        assert self.clip is not None and self.tokenizer is not None and self.unet is not None
+        return assemble(
+            self.model_recipe(), self.tokenizer, self.clip.text_model, self.clip.text_projection, self.unet, self.autoencoder
+        )
+
+    def model_recipe(self) -> ModelRecipe:
+        recipe = self.recipe
+        return ModelRecipe(
+            autoencoder=recipe.autoencoder.network if recipe.autoencoder else None,
+            scale=self.scale,
+            picture_channels=recipe.data.channels,
+            text=recipe.text.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}),
+            pooled_width=recipe.text.shared_width,
+            denoiser=recipe.denoiser.network,
+            mask_padding=recipe.denoiser.mask_padding,
+            schedule=recipe.schedule,
+            prediction=recipe.denoiser.objective.prediction,
+        )
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def _loader(self, batch: int, seed: int, subset: np.ndarray | None = None, shard: tuple[int, int] | None = None) -> Loader:
+        data = self.recipe.data
+        return Loader(
+            self.source, size=data.size, channels=data.channels, batch=batch, seed=seed, fit=data.fit, flip=data.flip,
+            captions=data.captions, workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
+        )  # fmt: skip
+
+    def _fixed(self) -> Batch:
+        """The held-out pictures, always in the same order and words."""
+        return self._loader(len(self.held), 0, self.held, (0, 1)).batch_at(0)
+
+    def _batches(self, loader: Loader) -> Any:
+        return lambda start: ({**b, "pixels": b["pixels"].to(self.device)} for b in loader.stream(start))
+
+    def _reconstruct(self) -> tuple[Objective, Any, Batch]:
+        stage = self.recipe.autoencoder
+        assert stage is not None
+        with seeded(stage.loop.seed, "autoencoder"):
+            network = stage.network.build().to(self.device)
+        loader = self._loader(stage.loop.batch, stage.loop.seed, self.kept)
+        return Reconstruct(network, stage.objective), self._batches(loader), self._fixed()
+
+    def _keep_autoencoder(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        assert self.recipe.autoencoder is not None
+        network = self.recipe.autoencoder.network.build().to(self.device)
+        fill(network, tensors["autoencoder"], "autoencoder")
+        self.autoencoder = network.eval().requires_grad_(False)
+
+    def _tokenizer(self) -> Tokenizer:
+        """Learnt from every distinct caption of the data; the same data gives the same tokenizer."""
+        if self.tokenizer is None:
+            loader = self._loader(1, 0)
+            texts = sorted({text for index in range(len(self.source)) for text in loader.captions_of(index)})
+            self.tokenizer = Tokenizer.train(texts, self.recipe.text.vocabulary, self.recipe.text.text.length)
+        return self.tokenizer
+
+    def _new_clip(self) -> Clip:
+        clip = self.recipe.clip
+        text = clip.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary})
+        return clip.model_copy(update={"text": text}).build().to(self.device)
+
+    def _contrast(self) -> tuple[Objective, Any, Batch]:
+        stage = self.recipe.text
+        with seeded(stage.loop.seed, "clip"):
+            clip = self._new_clip()
+        tokenizer = self._tokenizer()
+        objective = Contrast(clip, tokenizer, tokenizer.end, stage.objective, self.world.gather)
+        return objective, self._batches(self._loader(stage.loop.batch, stage.loop.seed, self.kept)), self._fixed()
+
+    def _keep_clip(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        clip = self._new_clip()
+        fill(clip, tensors["clip"], "CLIP")
+        self.clip = clip.eval().requires_grad_(False)
+
+    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw latents of pixels: mean and standard deviation; of pixels themselves where there is no autoencoder."""
+        pixels = pixels.to(self.device)
+        if self.autoencoder is None:
+            return pixels, torch.zeros_like(pixels)
+        belief = self.autoencoder.encode(pixels)
+        return belief.mean, (0.5 * belief.logvar).exp()
+
+    def latents(self) -> Path:
+        """The file of all latents, made if it is not there; also measures their scale."""
+        path = self.folder / self._latent_name
+        if self.world.leads:
+            for _ in write_latents(path, self._loader(1, 0), self._encode):
+                pass
+        self.world.wait()
+        if self.autoencoder is not None:
+            mean, spread = statistics(path)
+            self.scale = LatentScale(scale=1 / spread, shift=mean)
+        return path
+
+    def _denoise(self) -> tuple[Objective, Any, Batch]:
+        stage = self.recipe.denoiser
+        path = self.latents()
+        with seeded(stage.loop.seed, "denoiser"):
+            unet = stage.network.build().to(self.device)
+        self.unet = unet
+        loader = LatentLoader(
+            self._loader(stage.loop.batch, stage.loop.seed, self.kept), path, self.scale.scale, self.scale.shift
+        )
+        parts = self.parts()
+        unet.train().requires_grad_(True)
+        objective = DenoiseObjective(
+            unet, self.recipe.schedule.table(), stage.objective, lambda texts: parts.condition(list(texts)),
+            lambda: self._preview(parts),
+        )  # fmt: skip
+
+        def batches(start: int) -> Iterator[Batch]:
+            for batch in loader.stream(start):
+                yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+        held = loader.batch_of(np.zeros(len(self.held), dtype=np.int64), self.held)
+        return objective, batches, held
+
+    def _preview(self, parts: Parts) -> Tensor:
+        """Eight pictures per example prompt, noise fixed: what is compared from preview to preview."""
+        prompts = self.recipe.prompts[:10] or ("",)
+        painter = DiffusionPainter(parts, size=self.recipe.data.size, defaults=self.recipe.knobs, device=self.device)
+        requests = [Request(prompt=p, seed=i, id=f"{p}/{i}") for p in prompts for i in range(8)]
+        done = {e.id: e.artifact for e in painter.paint(requests) if hasattr(e, "artifact")}
+        return torch.stack([to_tensor(done[r.id].pixels) for r in requests])
+
+    def _keep_denoiser(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        self.latents()
+        unet = self.recipe.denoiser.network.build().to(self.device)
+        fill(unet, tensors["denoiser"], "denoiser")
+        self.unet = unet.eval().requires_grad_(False)
+
+
+class seeded:
+    """Initial weights from a named seed; torch's global generator is put back afterwards."""
+
+    def __init__(self, *parts: int | str) -> None:
+        self.seed = derive_seed(*parts)
+        self._fork = torch.random.fork_rng(devices=[])
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+

@@ -1,0 +1,116 @@
+"""Guidance: a weighted sum of estimates under several conditions, as one function from noisy sample to clean estimate.
+
+Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) is two branches; composition of prompts (Liu et al.
+2022, arXiv 2206.01714) and edits are more. The interval in which it acts is from Kynkäänniemi et al. 2024 (arXiv
+2404.07724).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..base.contracts import Branch, Condition, ConditionPlan, Denoise, Estimate, NoiseLevel, Prepared, Probe
+from ..base.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPlan:
+    """The same branches at every step."""
+
+    branches: Sequence[Branch]
+
+    def at(self, step: int, total: int, level: NoiseLevel) -> Sequence[Branch]:
+        return self.branches
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalPlan:
+    """`inside` while the level lies in the interval, `outside` otherwise; see `position` for the scale."""
+
+    inside: Sequence[Branch]
+    outside: Sequence[Branch]
+    interval: tuple[float, float]
+
+    def at(self, step: int, total: int, level: NoiseLevel) -> Sequence[Branch]:
+        low, high = self.interval
+        return self.inside if low <= position(level) <= high else self.outside
+
+
+def position(level: NoiseLevel) -> float:
+    """Where one level, shape (), lies between clean (0) and pure noise (1): 2/pi * atan(sigma / alpha)."""
+    return 2 / math.pi * math.atan2(float(level.sigma), float(level.alpha))
+
+
+def classifier_free(
+    positive: Condition,
+    negative: Condition | None,
+    scale: float,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> ConditionPlan:
+    """negative + scale * (positive - negative) inside the interval, the positive branch alone outside it.
+
+    positive, negative: conditions of B pictures; negative is usually that of the empty prompt. scale: 1 leaves the
+    model as it is, at the cost of one branch. interval: (low, high) on the scale of `position`, 0 clean to 1 pure
+    noise. Raises InputError for a scale other than 1 without a negative condition, and for an interval outside 0..1.
+    """
+    low, high = interval
+    if not 0 <= low <= high <= 1:
+        raise InputError("a guidance interval with 0 <= low <= high <= 1", str(interval), "0 is clean, 1 is pure noise")
+    if not math.isfinite(scale):
+        raise InputError("a finite guidance scale", str(scale), "1 is unguided, 1.5 to 8 are usual")
+    alone = (Branch(positive, 1.0),)
+    if scale == 1:
+        return FixedPlan(alone)
+    if negative is None:
+        raise InputError("a negative or empty condition to move away from", f"guidance {scale} alone", "use guidance 1")
+    both = (Branch(positive, scale), Branch(negative, 1 - scale))
+    return FixedPlan(both) if (low, high) == (0, 1) else IntervalPlan(both, alone, (low, high))
+
+
+def guided(
+    denoise: Denoise, plan: ConditionPlan, total: int, probe: Probe | None = None, grad: bool = False
+) -> Estimate:
+    """The estimate a sampler asks for: at each call, the sum of weight * denoised over the branches in force.
+
+    k branches of B pictures are one network call of k * B rows, branch after branch (a probe sees them in this order);
+    branches of weight 0 cost nothing. Conditions are prepared once per set of them, in a cache that lives and dies with
+    the returned function, so that two requests never meet. total: steps of the run, for the plan.
+    grad: False runs the network in inference mode, opened and closed within each call (the sum is an ordinary tensor);
+    True leaves the gradient mode to the caller. Raises InputError where the denoiser cannot do what is asked.
+    """
+    for wanted, asked in (("probe", probe is not None), ("grad", grad)):
+        if asked and wanted not in denoise.can:
+            given = f"one that can {sorted(denoise.can) or 'neither'}"
+            raise InputError(f"a denoiser that can {wanted!r}", given, "use the plain backend")
+    cache: dict[tuple[int, ...], tuple[list[Condition], Prepared]] = {}
+
+    def prepared_for(conditions: list[Condition]) -> Prepared:
+        key = tuple(id(c) for c in conditions)
+        if key not in cache:
+            while len(cache) >= 8:  # a plan that makes new conditions at every step must not fill the memory
+                del cache[next(iter(cache))]
+            # the conditions are kept beside what was made of them: an id means nothing once its object is gone
+            cache[key] = conditions, denoise.prepare(Condition.join(conditions))
+        return cache[key][1]
+
+    def estimate(x: Tensor, level: NoiseLevel, step: int) -> Tensor:
+        branches = [b for b in plan.at(step, total, level) if b.weight != 0]
+        if not branches:
+            raise ValueError(f"the condition plan has no branch with a weight at step {step}")
+        k = len(branches)
+        rows = level if level.alpha.dim() == 0 else NoiseLevel(level.alpha.repeat(k), level.sigma.repeat(k))
+        with nullcontext() if grad else torch.inference_mode():
+            prepared = prepared_for([b.condition for b in branches])
+            cleans = denoise(torch.cat([x] * k), rows, prepared, probe).to(x.dtype).chunk(k)
+        result = branches[0].weight * cleans[0]
+        for branch, clean in zip(branches[1:], cleans[1:], strict=True):
+            result = result + branch.weight * clean
+        return result
+
+    return estimate

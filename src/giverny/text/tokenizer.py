@@ -1,0 +1,129 @@
+"""Byte-pair tokenizer with CLIP's conventions (Radford et al. 2021), on the `tokenizers` library.
+
+Lower-cased, byte-level, words end in `</w>`, one start and one end token around the text. The whole tokenizer is one
+`tokenizer.json`, so a model folder is enough to read words as the model was taught them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base.contracts import WordSpan
+from ..base.errors import InputError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SUFFIX = "</w>"  # of a symbol that ends a word
+LEAST = 514  # 256 bytes, the same ending a word, and the two marks
+# CLIP's own splitting rule: contractions, runs of letters, single digits, runs of anything else that is not space.
+SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """B texts of at most `length` tokens each, start and end included."""
+
+    ids: Tensor  # (B, L) int64
+    mask: Tensor  # (B, L) bool, True for start, text and the first end
+    spans: tuple[tuple[WordSpan, ...], ...]
+    dropped: tuple[str, ...]  # per text, what did not fit; '' where all did
+
+
+class Tokenizer:
+    """Texts -> token ids of a fixed length. Padding is the end token, as in Stable Diffusion 1.x."""
+
+    def __init__(self, inner: Any, length: int = 77) -> None:
+        self._inner = inner
+        self.length = length
+        start, end = inner.token_to_id(START), inner.token_to_id(END)
+        if start is None or end is None:
+            raise InputError(f"a tokenizer with {START} and {END}", "one without", "Use a CLIP-style tokenizer.json.")
+        self.start, self.end = int(start), int(end)
+
+    @staticmethod
+    def train(texts: Iterable[str], vocabulary: int, length: int = 77) -> Tokenizer:
+        """Learn merges from texts; the same texts give the same tokenizer. vocabulary: most tokens in all, at least 514."""
+        import json
+
+        from tokenizers import trainers
+
+        letters = sorted(_alphabet())
+        first = [*letters, *(letter + SUFFIX for letter in letters)]  # CLIP's order: bytes, bytes that end a word, merges, marks
+        learner = _clip_shape()
+        # Named as special tokens, the first symbols get fixed numbers; otherwise the learner's numbering, and with it the
+        # order of equally frequent merges, would change from run to run.
+        trainer = trainers.BpeTrainer(
+            vocab_size=max(vocabulary, LEAST) - 2, special_tokens=first, end_of_word_suffix=SUFFIX, show_progress=False
+        )
+        learner.train_from_iterator(sorted(set(texts)), trainer)
+        merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+        symbols = dict.fromkeys([*first, *(a + b for a, b in merges), START, END])
+        return Tokenizer(_clip_shape({symbol: i for i, symbol in enumerate(symbols)}, merges), length)
+
+    @staticmethod
+    def read(path: str | Path, length: int = 77) -> Tokenizer:
+        from tokenizers import Tokenizer as Inner
+
+        try:
+            return Tokenizer(Inner.from_file(str(path)), length)
+        except InputError:
+            raise
+        except Exception as error:  # the library raises bare Exception for a missing or a damaged file
+            raise InputError("a readable tokenizer.json", f"{path} ({error})") from error
+
+    def to_json(self) -> str:
+        return self._inner.to_str()
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._inner.get_vocab_size())
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        rows, masks, spans, dropped = [], [], [], []
+        for text in texts:
+            found = self._inner.encode(text, add_special_tokens=False)
+            room = self.length - 2
+            ids = [self.start, *found.ids[:room], self.end]
+            masks.append([i < len(ids) for i in range(self.length)])
+            rows.append(ids + [self.end] * (self.length - len(ids)))
+            words: list[WordSpan] = []
+            begins: list[int] = []  # where in the text each word begins
+            for i, (word, (begin, end)) in enumerate(zip(found.word_ids[:room], found.offsets[:room], strict=True), start=1):
+                if words and word == found.word_ids[i - 2]:
+                    words[-1] = WordSpan(text[begins[-1] : end], words[-1].start, i + 1)
+                else:
+                    words.append(WordSpan(text[begin:end], i, i + 1))
+                    begins.append(begin)
+            spans.append(tuple(words))
+            dropped.append(text[found.offsets[room][0] :] if len(found.ids) > room else "")
+        return Tokens(torch.tensor(rows), torch.tensor(masks), tuple(spans), tuple(dropped))
+
+
+def _alphabet() -> set[str]:
+    from tokenizers import pre_tokenizers
+
+    return set(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _clip_shape(vocabulary: dict[str, int] | None = None, merges: list[tuple[str, ...]] | None = None) -> Any:
+    """An untrained tokenizer of CLIP's kind, or one with these symbols and merges."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Inner
+
+    known = {"vocab": vocabulary, "merges": merges} if vocabulary is not None else {}
+    inner = Inner(models.BPE(**known, continuing_subword_prefix="", end_of_word_suffix=SUFFIX, unk_token=END))
+    if vocabulary is not None:
+        inner.add_special_tokens([START, END])
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(SPLIT), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    inner.decoder = decoders.ByteLevel()
+    return inner

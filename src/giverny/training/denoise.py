@@ -1,0 +1,101 @@
+"""Objective: a denoiser (Ho et al. 2020), predicting noise, velocity or the sample, with optional min-SNR weights.
+
+Times are spread evenly over the batch with one random offset, which lowers the variance of the loss. Captions are dropped
+with a small probability, so that the same network also learns to paint without words (classifier-free guidance, Ho &
+Salimans 2022).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..base.contracts import Batch, Condition, Frozen, NoiseLevel, Streams, TextEncoder, Turn
+from ..base.table import level_of
+from ..denoisers.precondition import Prediction, min_snr_weight, targets
+
+
+class DenoiseRecipe(Frozen):
+    prediction: Prediction = "v"
+    min_snr_gamma: float | None = Field(None, gt=0, description="cap of the signal-to-noise weight (5 is usual); None: off")
+    caption_dropout: float = Field(0.1, ge=0, le=1, description="share of examples trained without their caption")
+    noise_offset: float = Field(0.0, ge=0, description="size of a constant added to each channel's noise")
+
+
+class DenoiseObjective:
+    """Trains a denoiser on batches with "latents" (B, z, h, w) (and "spread" of the same shape, the encoder's standard
+    deviation, where latents are beliefs) and "captions".
+
+    condition: texts -> Condition, from a frozen text encoder; None trains without words.
+    paint: called for previews with the network in its averaged weights -> (B, C, H, W) in [-1, 1].
+    """
+
+    averaged: Sequence[str] = ("denoiser",)
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        table: Tensor,  # (T,) alphas_cumprod
+        recipe: DenoiseRecipe,
+        condition: Callable[[Sequence[str]], Condition] | None = None,
+        paint: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.denoiser, self.table, self.recipe = denoiser, table, recipe
+        self.condition, self.paint = condition, paint
+        self.modules: Mapping[str, nn.Module] = {"denoiser": denoiser}
+
+    def turns(self) -> Sequence[Turn]:
+        return [Turn("denoiser", [p for p in self.denoiser.parameters() if p.requires_grad])]
+
+    def _errors(self, batch: Batch, streams: Streams, dropout: float) -> tuple[Tensor, NoiseLevel]:
+        """Mean squared error of each picture (B,), and the levels they were at."""
+        clean = batch["latents"]
+        rows = len(clean)
+        if "spread" in batch:
+            clean = clean + batch["spread"] * streams.normal("belief", clean.shape)
+        noise = streams.normal("noise", clean.shape)
+        if self.recipe.noise_offset:
+            noise = noise + self.recipe.noise_offset * streams.normal("offset", (*clean.shape[:2], 1, 1))
+        times = (streams.spread("time", rows) * len(self.table)).floor()
+        level = level_of(self.table, times.cpu())
+        alpha, sigma = level.for_sample(clean)
+        prepared: Any = None
+        if self.condition is not None:
+            kept = (streams.uniform("drop", (rows,)) >= dropout).tolist()
+            texts = [c if k else "" for c, k in zip(batch["captions"], kept, strict=True)]
+            prepared = self.denoiser.prepare(self.condition(texts))
+        else:
+            prepared = self.denoiser.prepare(Condition())
+        out = self.denoiser(alpha * clean + sigma * noise, times.to(clean), prepared)
+        error = out.to(clean.dtype) - targets(self.recipe.prediction, clean, noise, level)
+        return error.square().flatten(1).mean(1), level
+
+    def loss(self, turn: str, batch: Batch, scratch: dict[str, Any], streams: Streams) -> dict[str, Tensor]:
+        errors, level = self._errors(batch, streams, self.recipe.caption_dropout)
+        weights = min_snr_weight(self.recipe.prediction, level, self.recipe.min_snr_gamma).to(errors)
+        return {"loss": (weights * errors).mean(), "error": errors.mean().detach()}
+
+    def validate(self, batch: Batch, streams: Streams) -> dict[str, Tensor]:
+        """Unweighted error on a fixed batch with fixed noise and times: comparable between steps and between runs."""
+        errors, _ = self._errors(batch, streams, dropout=0.0)
+        return {"error": errors.mean()}
+
+    def preview(self, batch: Batch, streams: Streams) -> Tensor | None:
+        return None if self.paint is None else self.paint()
+
+
+def frozen_condition(encoder: TextEncoder, cross: bool, additive: bool, mask: bool) -> Callable[[Sequence[str]], Condition]:
+    """Texts -> the parts of a condition that a network asks for, from an encoder that is not trained along."""
+
+    def condition(texts: Sequence[str]) -> Condition:
+        with torch.no_grad():
+            encoded = encoder.encode(texts)
+        return Condition(
+            vectors=encoded.vectors if cross else None,
+            mask=encoded.mask if cross and mask else None,
+            pooled=encoded.pooled if additive else None,
+        )
+
+    return condition

@@ -1,0 +1,83 @@
+"""Data-parallel training over torch.distributed: who am I, and how gradients and features meet.
+
+Gradients are averaged by one all-reduce per step over a flat buffer. Wrapping networks (DDP) would need each turn of an
+objective to be one network's forward pass, which a GAN's or CLIP's is not; at our sizes the overlap it buys is small.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """rank: this process, of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """One process writes files and shows progress."""
+        return self.rank == 0
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over processes; a missing gradient counts as zero."""
+        if self.size == 1:
+            return
+        grads = []
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            grads.append(p.grad)
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        torch.distributed.all_reduce(flat)
+        flat /= self.size
+        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        if self.size == 1:
+            return values
+        both = torch.tensor(list(values.values()), dtype=torch.float64)
+        torch.distributed.all_reduce(both)
+        return dict(zip(values, (both / self.size).tolist(), strict=True))
+
+    def agree(self, value: float) -> float:
+        """The leader's value, for decisions read off a clock."""
+        if self.size == 1:
+            return value
+        box = torch.tensor([value], dtype=torch.float64)
+        torch.distributed.broadcast(box, 0)
+        return float(box)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows of all processes in rank order, differentiable in this process's own and the others'."""
+        if self.size == 1:
+            return x
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(x)))
+
+    def wait(self) -> None:
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    """The world this process was started in: torchrun's, or one process alone."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield World()
+        return
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
