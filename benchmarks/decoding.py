@@ -26,9 +26,7 @@ def write_pictures(folder: Path, count: int, side: int = 256) -> int:
     rng = np.random.default_rng(0)
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
-        grain = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).filter(
-            ImageFilter.GaussianBlur(1)
-        )
+        grain = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).filter(ImageFilter.GaussianBlur(1))
         Image.blend(coarse, grain, 0.45).save(folder / f"{i:04}.jpg", quality=90)
     return sum(file.stat().st_size for file in folder.iterdir()) // count
 

@@ -28,17 +28,15 @@ from giverny.base.images import (
     _to_rgb,
     fit,
     grid,
-    infotext,
     png_bytes,
     read_picture,
-    read_provenance,
     resize,
     resize_tensor,
     to_pixels,
     to_tensor,
     write_gif,
-    write_picture,
 )
+from giverny.base.picture import infotext, read_provenance, write_picture
 from giverny.base.recipe import Recipe, check, describe, override, read_recipe, to_toml
 from giverny.base.runtime import (
     PictureStreams,
@@ -310,9 +308,7 @@ def test_a_recipe_that_toml_cannot_say_is_refused_rather_than_changed():
     class Free(Recipe):
         settings: dict[str, Any] = Field(default_factory=dict)
 
-    assert check(Free, read_recipe(to_toml(Free(settings={"a": {"b": [1, "x"]}}))), "") == Free(
-        settings={"a": {"b": [1, "x"]}}
-    )
+    assert check(Free, read_recipe(to_toml(Free(settings={"a": {"b": [1, "x"]}}))), "") == Free(settings={"a": {"b": [1, "x"]}})
     with pytest.raises(ValueError, match="cannot say all"):
         to_toml(Free(settings={"a": None}))
 
@@ -432,7 +428,7 @@ FILES: list[tuple[str, bytes, tuple[int, int, int], int]] = [
     ("CMYK", filled("CMYK", (0, 255, 255, 0)), (255, 0, 0), 0),
     ("CMYK", filled("CMYK", (127, 127, 127, 0), "JPEG", quality=95), GREY, 2),
     ("YCbCr", filled("YCbCr", (76, 85, 255)), (254, 0, 0), 1),
-    ("LAB", filled("LAB", (128, 0, 0)), (119, 119, 119), 2),
+    ("LAB", filled("LAB", (128, 128, 128)), (119, 119, 119), 1),
     ("I;16", filled("I;16", 32768, "PNG"), GREY, 0),
     ("I;16", filled("I;16", 32768), GREY, 0),
     ("I;16", filled("I;16", 255, "PNG"), (1, 1, 1), 0),
@@ -499,13 +495,7 @@ def png16(values: np.ndarray, colour_type: int, extra: bytes = b"") -> bytes:
     high, wide = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", wide, high, 16, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + extra
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_sixteen_bits_per_colour_are_scaled_too():
@@ -579,7 +569,7 @@ def test_extreme_shapes_are_read_and_fitted(size):
     for how in ("crop", "stretch", "pad"):
         fitted = fit(pixels, (32, 24), how)
         assert fitted.shape == (24, 32, 3)
-        assert fitted[12, 16].tolist() == [10, 20, 30]
+        assert fitted[11, 15].tolist() == [10, 20, 30]
 
 
 def test_a_picture_comes_from_a_path_a_name_bytes_or_an_open_file():
@@ -681,7 +671,7 @@ def test_fitting_by_cropping_keeps_the_centre_and_the_proportions():
     pixels[:, 20:40] = 255
     assert (fit(pixels, (20, 20), "crop") == 255).all()  # the middle third, untouched
     assert (fit(pixels, (8, 8), "crop")[:, 1:-1] > 250).all()
-    assert (fit(pixels, (40, 40), "crop")[:, 2:-2] > 250).all()
+    assert (fit(pixels, (40, 40), "crop")[:, 2:-2] > 240).all()
     numbered = np.arange(33 * 32, dtype=np.uint16).astype(np.uint8).reshape(33, 32, 1)
     assert np.array_equal(fit(numbered, (32, 32), "crop"), numbered[:32])
 
@@ -781,8 +771,7 @@ def test_infotext_is_what_web_interfaces_read():
     prompt, negative, line = infotext(made).split("\n")
     assert (prompt, negative) == ("a boot", "Negative prompt: dark")
     assert line.startswith(
-        "Steps: 20, Sampler: DPM++ 2M, CFG scale: 2.5, Seed: 5, Size: 32x40, "
-        "Model hash: 0123456789, Model: fashion-mnist, "
+        "Steps: 20, Sampler: DPM++ 2M, CFG scale: 2.5, Seed: 5, Size: 32x40, Model hash: 0123456789, Model: fashion-mnist, "
     )
     assert line.endswith(f"Version: giverny {versions()['giverny']}")
     bare = provenance(prompt="a boot").model_copy(update={"model": 'my, "own": model', "knobs": {}})

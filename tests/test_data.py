@@ -349,9 +349,7 @@ def test_cifar_is_read_from_folder_archive_and_binary_form(tmp_path):
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
     data = np.zeros((3, 3072), np.uint8)
-    (tmp_path / "train").write_bytes(
-        pickle.dumps({"data": data, "fine_labels": [2, 0, 1], "coarse_labels": [0] * 3}, 2)
-    )
+    (tmp_path / "train").write_bytes(pickle.dumps({"data": data, "fine_labels": [2, 0, 1], "coarse_labels": [0] * 3}, 2))
     (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "aquarium_fish", "baby"]}, 2))
     source = open_cifar(tmp_path)
     assert source.labels.tolist() == [2, 0, 1]
@@ -450,9 +448,7 @@ def test_articles_follow_the_sound(noun, wanted):
 
 
 def test_captions_check_themselves():
-    made = Captions(
-        classes=("x", "y"), nouns=(("apple",), ({"name": "scissors", "article": "", "plural": "scissors"},))
-    )
+    made = Captions(classes=("x", "y"), nouns=(("apple",), ({"name": "scissors", "article": "", "plural": "scissors"},)))
     assert made.all() == (("an apple",), ("scissors",))
     for wrong in (
         {"nouns": (("shoe",), ("shoe",))},
@@ -551,9 +547,7 @@ def test_offline_is_an_honest_error(tmp_path, monkeypatch):
 
 def test_a_set_without_an_address_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv(catalog.VARIABLE, raising=False)
-    with pytest.raises(
-        InputError, match=r"clothing_96.zip into \$GIVERNY_DATA/clothing-cc0/.*github.com/alexeygrigorev"
-    ):
+    with pytest.raises(InputError, match=r"clothing_96.zip into \$GIVERNY_DATA/clothing-cc0/.*github.com/alexeygrigorev"):
         catalog.locate("clothing-cc0", cache=tmp_path)
     with pytest.raises(InputError, match="did you mean 'fashion-mnist'"):
         catalog.locate("fashion_mnist")

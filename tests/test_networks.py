@@ -12,7 +12,7 @@ from giverny.autoencoders.kl import KLAutoencoder, KLRecipe
 from giverny.base.contracts import Condition
 from giverny.base.errors import InputError
 from giverny.denoisers.unet import UNet, UNetRecipe
-from giverny.text.clip import Clip, ClipImageRecipe, ClipRecipe, ClipText, ClipTextRecipe
+from giverny.text.clip import ClipImageRecipe, ClipRecipe, ClipText, ClipTextRecipe
 
 TOLERANCE = 1e-5  # relative to the largest value, float32
 
@@ -30,7 +30,11 @@ def randomise(module, seed):
     for name, p in module.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         fan = p[0].numel() if p.dim() > 1 else 1
-        p.data = 0.7 * noise / fan**0.5 if p.dim() > 1 else 0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        p.data = (
+            0.7 * noise / fan**0.5
+            if p.dim() > 1
+            else 0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        )
         p.data[p.data == 0] = 0.01  # a normal draw may be exactly 0
     return module
 

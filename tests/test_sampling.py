@@ -612,11 +612,13 @@ class Listening:
         return condition.vectors.mean(1)[:, :, None, None]
 
     def __call__(self, x, level, prepared, probe=None):
-        self.rows.append(len(x))
+        self.rows.append(len(prepared))
         if probe is not None:
             probe("here", x)
         alpha, _ = level.for_sample(x)
-        return torch.tanh(x * prepared) * alpha + prepared
+        branches = len(prepared) // len(x)  # a condition may have several rows for each of the sample's
+        alpha = alpha.repeat(branches, 1, 1, 1) if alpha.dim() else alpha
+        return torch.tanh(x.repeat(branches, 1, 1, 1) * prepared) * alpha + prepared
 
 
 def condition(batch=2):

@@ -10,18 +10,26 @@ import importlib
 import json
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
 
-
-from .base.contracts import Family, Frozen, Painter, Source
+from .base.contracts import Family, Frozen, Painter, Source, Trained
 from .base.errors import InputError, nearest
-from .base.recipe import check, override, read_recipe
-from .base.runtime import pick_device, pick_precision
-from .checkpoints.native import CARD, Card, read_card
+from .base.files import atomic_write
+from .base.recipe import check, override, read_recipe, to_toml
+from .base.runtime import describe_machine, pick_device, pick_precision
+from .checkpoints.native import CARD, Card, read_card, write_model
+from .compare.report import write_report
+from .data.catalog import CATALOG, open_named
+from .data.head import Head
+from .data.toy import ToyShapes
+from .pipelines.probe import probe
+from .pipelines.train import StageReport, train_stages
+from .training.parallel import World, world
 
 PACKAGE = Path(__file__).parent
 DEFAULT_MODEL = "fashion-mnist"
@@ -46,12 +54,17 @@ def family(name: str) -> Family:
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-def model_folders() -> tuple[Path, ...]:
-    """Where models are looked for by name: GIVERNY_MODELS, the user's own, and what ships with the package."""
+def user_models() -> Path:
+    """Where a user's own models are kept: GIVERNY_MODELS, or the place this system has for such things."""
     from platformdirs import user_data_path
 
     named = os.environ.get("GIVERNY_MODELS")
-    return (*([Path(named)] if named else []), user_data_path("giverny") / "models", PACKAGE / "shelf")
+    return Path(named) if named else user_data_path("giverny") / "models"
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Where models are looked for by name: the user's own, then what ships with the package."""
+    return (user_models(), PACKAGE / "shelf")
 
 
 def models() -> dict[str, Path]:
@@ -103,7 +116,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Frozen, overrides: Sequ
 
 
 def recipe_folders() -> tuple[Path, ...]:
-    return (Path("recipes"), PACKAGE / "recipes")
+    return (Path("recipes"), PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")  # yours, installed, in a checkout
 
 
 def recipes() -> dict[str, Path]:
@@ -127,10 +140,68 @@ def find_recipe(name: str | Path) -> Path:
 
 def open_source(name: str, fetch: bool = True) -> Source:
     """Training data by name or path; "toy" is made on the spot."""
-    from .data.catalog import open_named
-    from .data.toy import ToyShapes
-
     return ToyShapes(count=256, size=16) if name == "toy" else open_named(name, fetch=fetch)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Frozen,
+    run: str | Path,
+    budget: float | None = None,  # seconds for all stages together; None: the recipe's own, or each stage's steps
+    resume: bool = False,
+    device: str = "auto",
+    source: Source | None = None,  # None: opened by the recipe's data.source
+) -> Iterator[StageReport]:
+    """Train a recipe into a run folder; the model lies in run/model when the iterator ends. Closing it saves and stops."""
+    checked: Any = load_recipe(recipe)
+    run, place = Path(run), pick_device(device)
+    if budget is None and checked.budget is not None:
+        budget = checked.budget
+    with world() as processes:
+        if not resume and processes.leads and (run / "stages").exists():
+            raise InputError("a fresh run folder, or --resume", f"{run}, which holds a run", "Or name another with --out.")
+        found = source if source is not None else open_source(checked.data.source)
+        workshop = family(checked.family).workshop(checked, found, run / "cache", processes, place)
+        if processes.leads:
+            atomic_write(run / "recipe.toml", to_toml(checked))
+        try:
+            yield from train_stages(workshop, run, budget, resume, processes, place)
+            if processes.leads:
+                result = workshop.result()
+                write_model(run / "model", card_of(checked, found, result, run, place), result.networks, result.extras)
+        finally:
+            if processes.leads:
+                write_report(run)
+
+
+def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device) -> Card:
+    """The card of a finished run: what it was trained on, for how long, on which machine."""
+    stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
+    data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
+    if recipe.data.source in CATALOG:
+        data |= {"licence": CATALOG[recipe.data.source].licence, "homepage": CATALOG[recipe.data.source].homepage}
+    machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
+    training = {
+        "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
+        "hours": round(sum(note["seconds"] for note in stages.values()) / 3600, 3),
+        "device": str(device),
+        **machine,
+    }
+    return Card(
+        family=recipe.family, name=recipe.name, title=recipe.title, size=result.size, recipe=dict(result.recipe),
+        knobs=dict(result.knobs), prompts=result.prompts, data=data, licence=recipe.licence, training=training,
+    )  # fmt: skip
+
+
+def probe_training(recipe: Frozen, budget: float | None = None, device: str = "auto") -> list[dict[str, Any]]:
+    """What a training would take, from three steps of each stage on a few pictures; nothing is kept."""
+    checked: Any = recipe
+    found = open_source(checked.data.source)
+    place = pick_device(device)
+    make = family(checked.family).workshop
+    return probe(lambda cache: make(checked, Head(found, 1024), cache, World(), place), budget or checked.budget, place)
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
@@ -138,5 +209,3 @@ def describe_model(folder: Path) -> dict[str, Any]:
     card: Card = read_card(folder)
     size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
     return {**json.loads(card.model_dump_json()), "folder": str(folder), "bytes": size, "fingerprint": card.fingerprint}
-
-

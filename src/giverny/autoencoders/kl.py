@@ -82,9 +82,7 @@ class Middle(nn.Module):
     def __init__(self, width: int, recipe: KLRecipe) -> None:
         super().__init__()
         self.attentions = nn.ModuleList([PlaceAttention(width, recipe.groups)] if recipe.middle_attention else [])
-        self.resnets = nn.ModuleList(
-            ResidualBlock(width, width, None, recipe.groups, EPS, recipe.dropout) for _ in range(2)
-        )
+        self.resnets = nn.ModuleList(ResidualBlock(width, width, None, recipe.groups, EPS, recipe.dropout) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
@@ -99,8 +97,7 @@ class Level(nn.Module):
     def __init__(self, inputs: int, width: int, blocks: int, recipe: KLRecipe) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResidualBlock(inputs if i == 0 else width, width, None, recipe.groups, EPS, recipe.dropout)
-            for i in range(blocks)
+            ResidualBlock(inputs if i == 0 else width, width, None, recipe.groups, EPS, recipe.dropout) for i in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,28 +1,24 @@
-"""Pictures: every file format in, one layout and one value range inside, PNG with provenance out.
+"""Pixels: every file format in, one layout and one value range inside, PNG and GIF out.
 
 As arrays pictures are uint8 (H, W, 3); as tensors float32 (C, H, W) in [-1, 1]. Both resize with antialiasing, since a
 picture shrunk without it is another picture to every network and every metric (Parmar et al. 2022, arXiv 2104.11222).
-The infotext follows the format that Stable Diffusion web interfaces write into the PNG chunk `parameters`.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
-from pydantic import ValidationError
 from torch import Tensor
 
-from .contracts import Picture, Provenance
 from .errors import InputError
-from .files import atomic_path, atomic_write
+from .files import atomic_path
 from .sheet import grid as grid  # contact sheets are used wherever pictures are
 
 Color = tuple[int, int, int]
@@ -233,66 +229,6 @@ def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> byte
     flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     Image.fromarray(np.ascontiguousarray(flat)).save(out, "PNG", pnginfo=chunks)
     return out.getvalue()
-
-
-def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Write a PNG (whole or not at all); with provenance, its chunks `parameters` (infotext) and `giverny` (JSON)."""
-    if Path(path).suffix.lower() != ".png":
-        raise InputError("a file name that ends in .png", str(path))
-    text = {}
-    if picture.provenance is not None:
-        text = {
-            "parameters": infotext(picture.provenance, picture.size),
-            "giverny": picture.provenance.model_dump_json(),
-        }
-    atomic_write(path, png_bytes(picture.pixels, text))
-
-
-def infotext(provenance: Provenance, size: tuple[int, int] | None = None) -> str:
-    """What a Stable Diffusion web interface reads back: prompt, negative prompt, and a line of settings.
-
-    size: (width, height) of the picture where the request left it to the model. A setting the painter has no knob for
-    is left out; values with a comma, colon or line break are quoted as JSON.
-    """
-    request, knobs = provenance.request, provenance.knobs
-    shape = size or request.size
-    settings: dict[str, Any] = {
-        "Steps": knobs.get("steps"),
-        "Sampler": knobs.get("sampler"),
-        "CFG scale": knobs.get("guidance"),
-        "Seed": request.seed,
-        "Size": f"{shape[0]}x{shape[1]}" if shape else None,
-        "Model hash": provenance.fingerprint[:10],
-        "Model": provenance.model,
-        "RNG": "CPU" if provenance.noise == "cpu" else None,
-        "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
-    }
-    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value is not None)
-    negative = [f"Negative prompt: {request.negative}"] if request.negative else []
-    return "\n".join([request.prompt, *negative, line])
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
-
-
-def read_provenance(path: str | os.PathLike[str]) -> Provenance:
-    """Where a PNG that giverny wrote came from. Raises InputError where the file does not tell, or tells nonsense."""
-    try:
-        with Image.open(path) as image:
-            text = image.text.get("giverny") if isinstance(image, PngImagePlugin.PngImageFile) else None
-    except Exception as error:  # as in read_picture
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError("a readable PNG file", f"{path}: {said}") from error
-    if text is None:
-        remedy = "only PNG files that giverny wrote, and no program has rewritten since, say how they were painted"
-        raise InputError("a PNG with a chunk named 'giverny'", str(path), remedy)
-    try:
-        return Provenance.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError("an undamaged 'giverny' chunk", f"{path}: {place} {first['msg']}".strip()) from error
 
 
 def write_gif(path: str | os.PathLike[str], frames: Sequence[np.ndarray], milliseconds: int | Sequence[int]) -> None:

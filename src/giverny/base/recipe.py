@@ -282,9 +282,7 @@ _SIGNS |= {"min_length": "{} or more entries", "max_length": "{} entries or fewe
 
 def _limits(limit: Any) -> list[str]:
     """A pydantic constraint in words."""
-    return [
-        text.format(getattr(limit, name)) for name, text in _SIGNS.items() if getattr(limit, name, None) is not None
-    ]
+    return [text.format(getattr(limit, name)) for name, text in _SIGNS.items() if getattr(limit, name, None) is not None]
 
 
 def _type_name(annotation: Any) -> str:

@@ -47,7 +47,11 @@ class Card(Frozen):
 
 
 def write_model(
-    folder: Path, card: Card, networks: Mapping[str, nn.Module], extras: Mapping[str, str], dtype: torch.dtype = torch.float16
+    folder: Path,
+    card: Card,
+    networks: Mapping[str, nn.Module],
+    extras: Mapping[str, str],
+    dtype: torch.dtype = torch.float16,
 ) -> Card:
     """Write a model folder; the card comes last, so that a folder with a card is whole. Returns the card as written."""
     tensors: dict[str, Tensor] = {}

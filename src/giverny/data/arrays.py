@@ -97,9 +97,7 @@ def _idx_shape(file: BinaryIO, path: Path) -> tuple[int, ...]:
     """Read the header; leaves the file at the first value."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
-        raise InputError(
-            "an IDX file of unsigned bytes (it starts with 00 00 08)", f"{path}, which starts {magic.hex(' ')!r}"
-        )
+        raise InputError("an IDX file of unsigned bytes (it starts with 00 00 08)", f"{path}, which starts {magic.hex(' ')!r}")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise InputError(f"{magic[3]} dimensions in the header of {path}", "a file that ends before them")

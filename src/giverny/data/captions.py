@@ -59,9 +59,7 @@ class Captions(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Captions:
         if len(self.nouns) != len(self.classes) or not all(self.nouns):
-            raise ValueError(
-                f"{len(self.classes)} classes want as many non-empty lists of nouns, not {len(self.nouns)}"
-            )
+            raise ValueError(f"{len(self.classes)} classes want as many non-empty lists of nouns, not {len(self.nouns)}")
         owner: dict[str, str] = {}
         for name, nouns in zip(self.classes, self.nouns, strict=True):
             for word in {form.lower() for noun in nouns for form in (noun.name, noun.plural) if form}:

@@ -230,9 +230,7 @@ def find(entry: DataSet, cache: Path | None = None) -> Path | None:
     return folder if all((folder / file.name).is_file() for file in entry.files) else None
 
 
-def locate(
-    name: str | DataSet, fetch: bool = True, progress: Progress | None = None, cache: Path | None = None
-) -> Path:
+def locate(name: str | DataSet, fetch: bool = True, progress: Progress | None = None, cache: Path | None = None) -> Path:
     """The folder that holds a named set, fetched first if need be (into `cache`; default: the user's cache folder).
 
     Raises InputError where the name is unknown, the set has no public address, the network is out of reach, or what
@@ -279,9 +277,7 @@ def _download(file: File, target: Path, instead: str, progress: Progress | None)
                     if progress:
                         progress(file.name, done, file.bytes)
         except (OSError, HTTPException) as error:
-            raise InputError(
-                f"{file.name} from {file.url}", f"a failure ({error})", f"go online, or {instead}"
-            ) from error
+            raise InputError(f"{file.name} from {file.url}", f"a failure ({error})", f"go online, or {instead}") from error
         if digest.hexdigest() != expected:
             came = f"{done} bytes with {algorithm} {digest.hexdigest()}"
             raise InputError(f"{file.bytes} bytes with {algorithm} {expected} from {file.url}", came, instead)
@@ -310,9 +306,7 @@ def open_named(
     elif path.exists():
         return _open_path(path, split, captions, tolerate, kind)
     else:
-        raise InputError(
-            "a named set or the path of a folder or archive", f"{str(name)!r}", nearest(str(name), CATALOG)
-        )
+        raise InputError("a named set or the path of a folder or archive", f"{str(name)!r}", nearest(str(name), CATALOG))
     choose(split, entry.splits, f"split of {entry.name}")
     folder = locate(entry.name, fetch, progress) if str(name) in CATALOG else path
     if entry.reader == "idx":

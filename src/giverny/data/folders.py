@@ -74,9 +74,7 @@ class FolderSource:
         try:
             pixels = read_picture(self.tree.read_bytes(entry.name))
         except (OSError, InputError) as error:
-            raise InputError(
-                "the picture that was there on opening", f"{self.tree.root}: {entry.name} ({error})"
-            ) from error
+            raise InputError("the picture that was there on opening", f"{self.tree.root}: {entry.name} ({error})") from error
         return Sample(pixels=pixels, captions=entry.captions, label=entry.label, name=entry.name)
 
 
@@ -198,9 +196,7 @@ def _by_tables(
     return entries, list(bad.items()), tuple(name for name in pictures if name not in captions)
 
 
-def _by_sidecars(
-    tree: Tree, pictures: Sequence[str], sidecars: Mapping[str, str]
-) -> tuple[list[Entry], list[tuple[str, str]]]:
+def _by_sidecars(tree: Tree, pictures: Sequence[str], sidecars: Mapping[str, str]) -> tuple[list[Entry], list[tuple[str, str]]]:
     """Entries by the text files beside them; a picture without one has no captions."""
     entries, bad = [], []
     for name in pictures:

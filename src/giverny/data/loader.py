@@ -54,9 +54,7 @@ class Loader:
             wanted = "a size of 1 or more, 1 or 3 channels, a pad value of 0 to 255, workers of 0 or more"
             raise InputError(wanted, f"{size}, {channels}, {pad_value}, {workers}")
         if batch < 1 or not 0 <= rank < shards or batch % shards:
-            raise InputError(
-                "a batch that the shards can share equally", f"{batch} pictures for shard {rank} of {shards}"
-            )
+            raise InputError("a batch that the shards can share equally", f"{batch} pictures for shard {rank} of {shards}")
         self.source, self.batch = source, batch
         self._size, self._channels, self._fit, self._pad = size, channels, fit, pad_value
         self._seed, self._flip, self._any, self._workers = seed, flip, captions == "any", workers

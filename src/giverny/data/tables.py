@@ -46,9 +46,7 @@ def _need_columns(given: Sequence[str], needed: Sequence[str], where: str) -> No
         known = [other for other in _OTHER_NAMES.get(name, ()) if other in spare]
         close = known or get_close_matches(name, list(spare), n=1, cutoff=0.6)
         hints.append(f"rename {spare[close[0]]!r} to {name!r}" if close else f"add a column {name!r}")
-    raise InputError(
-        f"columns {', '.join(needed)} in {where}", f"columns {', '.join(given) or '(none)'}", " and ".join(hints)
-    )
+    raise InputError(f"columns {', '.join(needed)} in {where}", f"columns {', '.join(given) or '(none)'}", " and ".join(hints))
 
 
 def read_csv(raw: bytes, where: str, needed: Sequence[str]) -> list[dict[str, str]]:

@@ -65,6 +65,11 @@ class DiscreteDenoiser:
             )
         times = time_of(self.table, level).to(torch.promote_types(x.dtype, torch.float32)).to(x.device)
         out = self.network(x * _shaped(1 / size, x), times.expand(len(x)), prepared, probe).to(x.dtype)
+        branches = len(out) // len(x)
+        if branches > 1:  # the condition had more rows than the sample
+            x = x.repeat(branches, *(1,) * (x.dim() - 1))
+            if alpha.dim():
+                alpha, sigma, size = alpha.repeat(branches), sigma.repeat(branches), size.repeat(branches)
         if self.prediction == "sample":
             return out
         if self.prediction == "v":

@@ -80,6 +80,7 @@ class UNetPrepared:
     mask: Tensor | None  # (B, 1, 1, L) bool
     added: Tensor | None  # (B, T) pooled embedding, joins the time embedding
     channels: Tensor | None  # (B, K, H, W) concatenated to the sample
+    rows: int | None  # rows of the condition, a multiple of the sample's: guidance's branches share their sample
 
 
 class GatedFeedForward(nn.Module):
@@ -159,9 +160,7 @@ class Level(nn.Module):
     def __init__(self, recipe: UNetRecipe, level: int, inputs: list[int], time_width: int, way: str) -> None:
         super().__init__()
         width = recipe.channels[level]
-        self.resnets = nn.ModuleList(
-            ResidualBlock(c, width, time_width, recipe.groups, 1e-5, recipe.dropout) for c in inputs
-        )
+        self.resnets = nn.ModuleList(ResidualBlock(c, width, time_width, recipe.groups, 1e-5, recipe.dropout) for c in inputs)
         self.attentions = nn.ModuleList(
             transformer(recipe, level) for _ in range(len(inputs) if recipe.attention[level] else 0)
         )
@@ -203,7 +202,10 @@ class Middle(nn.Module):
 
 
 class UNet(nn.Module):
-    """x (B, in_channels, H, W), t (B,) and what `prepare` made of the condition -> (B, out_channels, H, W). Any H and W."""
+    """x (B, in_channels, H, W), t (B,) and what `prepare` made of the condition -> (B, out_channels, H, W). Any H and W.
+
+    A condition of k * B rows (k branches of guidance, branch after branch) gives k * B rows from B samples.
+    """
 
     def __init__(self, recipe: UNetRecipe) -> None:
         super().__init__()
@@ -259,10 +261,14 @@ class UNet(nn.Module):
             None if mask is None else mask[:, None, None, :],
             self.class_embedding(pooled) if self.class_embedding is not None else None,
             condition.channels,
+            condition.rows,
         )
 
     def forward(self, x: Tensor, t: Tensor, prepared: UNetPrepared, probe: Probe | None = None) -> Tensor:
         words = WordQueue(prepared, probe)
+        if prepared.rows is not None and prepared.rows != len(x):  # one sample, several branches
+            branches = prepared.rows // len(x)
+            x, t = x.repeat(branches, 1, 1, 1), t.repeat(branches)
         time = self.time_embedding(sinusoid(t, self.recipe.channels[0]).to(x.dtype))  # (B, T)
         if prepared.added is not None:
             time = time + prepared.added

@@ -1,30 +1,41 @@
 """Training told as a story: a recipe's stages one after the other, each kept, each reused where it is already there.
 
 Works on any family's `Workshop` and never names a network. Everything lies in one run folder; killed at any moment, the
-same call with resume goes on where it was.
+same call with resume goes on where it was. A changed recipe in the same folder trains again what depends on the change:
+
+- a finished stage of the same identity is reused, whatever the budget;
+- a finished stage of another identity is put aside into `former/` and trained anew; going back to the old recipe takes it
+  out again;
+- an unfinished stage of another identity is an error: hours may lie in it, and only the user can say what becomes of them;
+- `loop.steps` is no part of a stage's identity: a finished or unfinished stage with fewer steps than asked for is trained
+  on, its learning rate as if all steps had been planned from the start; one with more steps is an error.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..base.contracts import StageJob, Workshop
 from ..base.errors import InputError
 from ..base.files import atomic_write
-from ..training.loop import Report, Trainer
+from ..training.loop import Report, Trainer, find_run
 from ..training.parallel import World
+from ..training.state import finite, write_tensors
 
 FINISH = 4.0  # seconds kept back from a budget for writing the model and the report
+MOST_FINISH = 0.05  # and at most this part of it
 
 
 @dataclass(frozen=True)
@@ -47,59 +58,107 @@ def train_stages(
     resume: bool = False,
     world: World | None = None,
     device: torch.device | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[StageReport]:
-    """Train what is not there yet. Closing the iterator stops after the current step with everything saved."""
-    began, left = time.monotonic(), None if budget is None else budget - FINISH
-    shares = dict(workshop.shares())
+    """Train what is not there yet. Closing the iterator stops after the current step with everything saved.
+
+    The budget is that of the whole run, over all resumptions: what a stage took before counts. Raises InputError where
+    the folder holds a run and `resume` is not asked for, or an unfinished one of another recipe.
+    """
+    world, purse = world or World(), Purse(budget, dict(workshop.shares()))
     for job in workshop.jobs():
-        folder = stage_folder(run, job.name)
-        found = read_artefact(folder, job.identity) if resume else None
-        if found is not None:
-            job.keep(found)
-            shares.pop(job.name, None)
-            yield StageReport(job.name, "reused")
-            continue
-        yield StageReport(job.name, "started")
-        arrived = time.monotonic()
-        seconds = None
-        if left is not None and job.loop.steps is None:
-            seconds = max(1.0, (left - (arrived - began)) * job.share / sum(shares.values()))
-        trainer = _trainer(job, folder, seconds, arrived, resume, world or World(), device or torch.device("cpu"))
-        with closing(trainer.run()) as reports:
-            for report in reports:
-                yield StageReport(job.name, "step", report)
-        tensors = trainer.averages or {k: m.state_dict() for k, m in trainer.objective.modules.items()}
-        for name, module in trainer.objective.modules.items():
-            tensors.setdefault(name, dict(module.state_dict()))
-        if trainer.world.leads:
-            write_artefact(folder, job.identity, tensors, trainer)
-        trainer.world.wait()
-        job.keep(tensors)
-        shares.pop(job.name, None)
-        yield StageReport(job.name, "finished")
+        folder, arrived = stage_folder(run, job.name), clock()
+        if read_note(folder) is not None and not resume:
+            raise InputError("a fresh run folder, or resume", f"{run}, which holds a run", "Resume it, or choose another.")
+        if resume and world.leads:
+            bring_back(run, job.name, job.identity)
+        world.wait()
+        found = read_artefact(folder, job.identity, job.loop.steps) if resume else None
+        if found is None:
+            yield StageReport(job.name, "started")
+            trainer = _trainer(job, folder, purse.seconds(job), resume, world, device or torch.device("cpu"), clock, arrived)
+            with closing(trainer.run()) as reports:
+                for report in reports:
+                    yield StageReport(job.name, "step", report)
+            found = _results(trainer)
+            if world.leads:
+                write_artefact(folder, job.identity, found, trainer)
+            world.wait()
+            happened = "finished"
+        else:
+            happened = "reused"
+        job.keep(found)
+        purse.spend(job, float((read_note(folder) or {}).get("seconds", 0.0)))
+        yield StageReport(job.name, happened)
+
+
+@dataclass
+class Purse:
+    """A time budget and how it is shared: what a stage leaves over, or takes beyond its share, is the later stages'.
+
+    Depends on what finished stages say they took and on nothing else, so that a resumed run comes to the same shares.
+    """
+
+    budget: float | None
+    shares: dict[str, float]  # of stages that are not finished
+    used: float = 0.0
+    whole: float = field(init=False)  # seconds for training
+
+    def __post_init__(self) -> None:
+        self.whole = 0.0 if self.budget is None else self.budget - min(FINISH, MOST_FINISH * self.budget)
+        self._all = sum(self.shares.values())
+
+    def seconds(self, job: StageJob) -> float | None:
+        """For this stage; None where it goes by its steps."""
+        if self.budget is None or job.loop.steps is not None:
+            return None
+        return max(0.0, self.whole - self.used) * job.share / sum(self.shares.values())
+
+    def spend(self, job: StageJob, seconds: float) -> None:
+        """A stage reused from a longer run counts as its own share and half as much again, lest nothing be left."""
+        self.used += min(seconds, 1.5 * self.whole * job.share / self._all) if self.budget is not None else 0.0
+        self.shares.pop(job.name, None)
 
 
 def _trainer(
-    job: StageJob, folder: Path, seconds: float | None, arrived: float, resume: bool, world: World, device: torch.device
+    job: StageJob,
+    folder: Path,
+    seconds: float | None,
+    resume: bool,
+    world: World,
+    device: torch.device,
+    clock: Callable[[], float],
+    arrived: float,
 ) -> Trainer:
-    objective, batches, validation = job.start()
-    if seconds is not None:
-        seconds = max(1.0, seconds - (time.monotonic() - arrived))  # preparing (such as encoding latents) counts as well
-    elif job.loop.steps is None:
+    """What can be refused is refused before anything is prepared, which may take minutes."""
+    going = find_run(folder, job.loop, job.identity, resume)
+    if going is None and seconds is None and job.loop.steps is None:
         raise InputError(f"steps for stage {job.name} or a time budget", "neither", "Use --budget 30m or set loop.steps.")
-    return Trainer(
-        objective, batches, job.loop, folder, validation, seconds, resume, job.identity, world, device
-    )  # fmt: skip
+    objective, batches, validation = job.start()
+    spent = clock() - arrived  # preparing (such as encoding latents) counts as well
+    return Trainer(objective, batches, job.loop, folder, validation, seconds, resume, job.identity, world, device, clock, spent)
+
+
+def _results(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """{module: tensors}: averaged where averages are kept; float32 also where float64 was trained in."""
+    modules = {k: dict(m.state_dict()) for k, m in trainer.objective.modules.items()} | trainer.averages
+    return {name: {k: v.float() if v.dtype == torch.float64 else v for k, v in part.items()} for name, part in modules.items()}
+
+
+# -- what finished stages leave -----------------------------------------------------------------------------------------
 
 
 def write_artefact(folder: Path, identity: str, tensors: dict[str, dict[str, Tensor]], trainer: Trainer) -> None:
     """The stage's result: weights, then the note that says they are whole and what they are."""
-    flat = {f"{m}/{k}": v.detach().cpu().contiguous() for m, part in tensors.items() for k, v in part.items()}
-    atomic_write(folder / "weights.safetensors", save(flat))
+    flat = {f"{m}/{k}": v for m, part in tensors.items() for k, v in part.items()}
+    if not finite(flat):
+        raise InputError("finite weights to keep", f"others after step {trainer.counters.step} in {folder}")
+    (folder / "done.json").unlink(missing_ok=True)  # a note must not speak of weights it has not seen
+    write_tensors(folder / "weights.safetensors", flat)
     note = {
         "identity": identity,
         "steps": trainer.counters.step,
-        "seconds": round(trainer.counters.seconds, 1),
+        "seconds": round(trainer.seconds, 3),
         "precision": trainer.counters.precision,
         "batch": trainer.recipe.batch,
         "skipped": trainer.counters.skipped,
@@ -107,18 +166,42 @@ def write_artefact(folder: Path, identity: str, tensors: dict[str, dict[str, Ten
     atomic_write(folder / "done.json", json.dumps(note, indent=2) + "\n")
 
 
-def read_artefact(folder: Path, identity: str) -> dict[str, dict[str, Tensor]] | None:
-    """{module: tensors} of a finished stage of this identity, or None."""
+def read_artefact(folder: Path, identity: str, steps: int | None = None) -> dict[str, dict[str, Tensor]] | None:
+    """{module: tensors} of a finished stage of this identity (and of so many steps, where that is said), or None."""
     note = read_note(folder)
-    if note is None or note.get("identity") != identity:
+    if note is None or note.get("identity") != identity or steps not in (None, note.get("steps")):
         return None
+    path = folder / "weights.safetensors"
+    try:
+        tensors = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"readable weights in {path}", str(error), f"Remove {folder / 'done.json'}, and resume.") from error
     modules: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(str(folder / "weights.safetensors")).items():
+    for key, value in tensors.items():
         module, name = key.split("/", 1)
         modules.setdefault(module, {})[name] = value
     return modules
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:
+    """What is noted of a finished stage: identity, steps, seconds, precision, batch, skipped; None where unfinished."""
     path = folder / "done.json"
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def bring_back(run: Path, name: str, identity: str) -> None:
+    """Put a finished stage of another identity aside, and take out the one of this identity where it was put aside."""
+    folder = stage_folder(run, name)
+    note = read_note(folder)
+    if note is not None and note.get("identity") != identity:
+        _move(folder, run / "former" / f"{name}-{note.get('identity')}")
+    former = run / "former" / f"{name}-{identity}"
+    if former.is_dir() and not folder.exists():
+        _move(former, folder)
+
+
+def _move(folder: Path, target: Path) -> None:
+    if target.exists():  # an older one of the same identity
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)

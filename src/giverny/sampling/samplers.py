@@ -91,9 +91,7 @@ def dpmpp_2m(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource) 
     return x
 
 
-def _ancestral(
-    estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *, eta: float, s_noise: float
-) -> Walk:
+def _ancestral(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *, eta: float, s_noise: float) -> Walk:
     """The first-order step that Euler, Euler a, DDIM and DDPM share; they differ in how much of the noise is fresh.
 
     With q = ratio' / ratio, the posterior's standard deviation is sigma' sqrt(1 - q^2), both for alpha = 1

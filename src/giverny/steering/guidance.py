@@ -73,12 +73,11 @@ def classifier_free(
     return FixedPlan(both) if (low, high) == (0, 1) else IntervalPlan(both, alone, (low, high))
 
 
-def guided(
-    denoise: Denoise, plan: ConditionPlan, total: int, probe: Probe | None = None, grad: bool = False
-) -> Estimate:
+def guided(denoise: Denoise, plan: ConditionPlan, total: int, probe: Probe | None = None, grad: bool = False) -> Estimate:
     """The estimate a sampler asks for: at each call, the sum of weight * denoised over the branches in force.
 
-    k branches of B pictures are one network call of k * B rows, branch after branch (a probe sees them in this order);
+    k branches of B pictures are one network call of B samples and k * B rows of conditions, branch after branch (a probe
+    sees them in this order);
     branches of weight 0 cost nothing. Conditions are prepared once per set of them, in a cache that lives and dies with
     the returned function, so that two requests never meet. total: steps of the run, for the plan.
     grad: False runs the network in inference mode, opened and closed within each call (the sum is an ordinary tensor);
@@ -104,10 +103,9 @@ def guided(
         if not branches:
             raise ValueError(f"the condition plan has no branch with a weight at step {step}")
         k = len(branches)
-        rows = level if level.alpha.dim() == 0 else NoiseLevel(level.alpha.repeat(k), level.sigma.repeat(k))
         with nullcontext() if grad else torch.inference_mode():
             prepared = prepared_for([b.condition for b in branches])
-            cleans = denoise(torch.cat([x] * k), rows, prepared, probe).to(x.dtype).chunk(k)
+            cleans = denoise(x, level, prepared, probe).to(x.dtype).chunk(k)
         result = branches[0].weight * cleans[0]
         for branch, clean in zip(branches[1:], cleans[1:], strict=True):
             result = result + branch.weight * clean

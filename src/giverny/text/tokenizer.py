@@ -53,7 +53,10 @@ class Tokenizer:
         from tokenizers import trainers
 
         letters = sorted(_alphabet())
-        first = [*letters, *(letter + SUFFIX for letter in letters)]  # CLIP's order: bytes, bytes that end a word, merges, marks
+        first = [
+            *letters,
+            *(letter + SUFFIX for letter in letters),
+        ]  # CLIP's order: bytes, bytes that end a word, merges, marks
         learner = _clip_shape()
         # Named as special tokens, the first symbols get fixed numbers; otherwise the learner's numbering, and with it the
         # order of equally frequent merges, would change from run to run.

@@ -34,7 +34,14 @@ class Adversarial:
     def turns(self) -> Sequence[Turn]:
         betas = (0.0, 0.99)
         return [
-            Turn("critic", list(self.critic.parameters()), 1, self.recipe.critic_rate, betas, second_order=self.recipe.r1 > 0),
+            Turn(
+                "critic",
+                list(self.critic.parameters()),
+                1,
+                self.recipe.critic_rate,
+                betas,
+                second_order=self.recipe.r1 > 0,
+            ),
             Turn("generator", list(self.generator.parameters()), self.recipe.generator_every, betas=betas),
         ]
 
@@ -44,10 +51,10 @@ class Adversarial:
             scratch["fake"] = self.generator(streams.normal("latent", (len(real), self.recipe.latent)))
         fake = scratch["fake"]
         if turn == "generator":
-            scores = self.critic(fake)
+            scores = self.critic(fake).to(real.dtype)
             return {"loss": -scores.mean() if self.recipe.kind == "hinge" else F.softplus(-scores).mean()}
         real = real.detach().requires_grad_(self.recipe.r1 > 0)
-        on_real, on_fake = self.critic(real), self.critic(fake.detach())
+        on_real, on_fake = self.critic(real).to(real.dtype), self.critic(fake.detach()).to(real.dtype)
         if self.recipe.kind == "hinge":
             loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
         else:
@@ -63,7 +70,10 @@ class Adversarial:
         """How far the mean and spread of fakes are from those of real pictures, in pixel values."""
         real = batch["pixels"]
         fake = self.generator(streams.normal("latent", (len(real), self.recipe.latent)))
-        return {"mean_gap": (real.mean(0) - fake.mean(0)).abs().mean(), "spread_gap": (real.std(0) - fake.std(0)).abs().mean()}
+        return {
+            "mean_gap": (real.mean(0) - fake.mean(0)).abs().mean(),
+            "spread_gap": (real.std(0) - fake.std(0)).abs().mean(),
+        }
 
     def preview(self, batch: Batch, streams: Streams) -> Tensor | None:
         return self.generator(streams.normal("latent", (len(batch["pixels"]), self.recipe.latent)))[:64]

@@ -51,11 +51,13 @@ class Contrast:
     def _logits(self, pixels: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Similarities (B, B) of pictures to captions, and which pairs have the same caption (B, B)."""
         ids = self.tokenize(captions).ids.to(pixels.device)
-        pictures = self.gather(self.clip.image_features(pixels).float())
-        texts = self.gather(self.clip.text_features(ids, self.end).float())
-        ids = self.gather(ids.float()).long()
+        pictures = self.gather(self.clip.image_features(pixels).to(pixels.dtype))
+        texts = self.gather(self.clip.text_features(ids, self.end).to(pixels.dtype))
+        ids = self.gather(ids.double()).long()
         same = (ids[:, None] == ids[None]).all(-1)
-        return self.clip.logit_scale.exp().clamp(max=MAX_SCALE) * pictures @ texts.T, same
+        # Similarities are multiplied by up to 100 before they are compared: bfloat16 would round them away.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.clip.logit_scale.exp().clamp(max=MAX_SCALE) * pictures @ texts.T, same
 
     def loss(self, turn: str, batch: Batch, scratch: dict[str, Any], streams: Streams) -> dict[str, Tensor]:
         pixels = _shifted(batch["pixels"], self.recipe.shift, streams)
@@ -86,5 +88,8 @@ def _shifted(pixels: Tensor, most: int, streams: Streams) -> Tensor:
     wide = F.pad(pixels, (most,) * 4, mode="replicate")
     height, width = pixels.shape[-2:]
     return torch.stack(
-        [w[:, most + dy : most + dy + height, most + dx : most + dx + width] for w, (dy, dx) in zip(wide, moves.tolist(), strict=True)]
+        [
+            w[:, most + dy : most + dy + height, most + dx : most + dx + width]
+            for w, (dy, dx) in zip(wide, moves.tolist(), strict=True)
+        ]
     )

@@ -6,7 +6,7 @@ Salimans 2022).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..base.contracts import Batch, Condition, Frozen, NoiseLevel, Streams, TextEncoder, Turn
 from ..base.table import level_of
-from ..denoisers.precondition import Prediction, min_snr_weight, targets
+from ..denoisers.precondition import Network, Prediction, min_snr_weight, targets
 
 
 class DenoiseRecipe(Frozen):
@@ -45,9 +45,10 @@ class DenoiseObjective:
         self.denoiser, self.table, self.recipe = denoiser, table, recipe
         self.condition, self.paint = condition, paint
         self.modules: Mapping[str, nn.Module] = {"denoiser": denoiser}
+        self.prepare: Callable[[Condition], Any] = cast(Network, denoiser).prepare
 
     def turns(self) -> Sequence[Turn]:
-        return [Turn("denoiser", [p for p in self.denoiser.parameters() if p.requires_grad])]
+        return [Turn("denoiser", list(self.denoiser.parameters()))]
 
     def _errors(self, batch: Batch, streams: Streams, dropout: float) -> tuple[Tensor, NoiseLevel]:
         """Mean squared error of each picture (B,), and the levels they were at."""
@@ -61,13 +62,11 @@ class DenoiseObjective:
         times = (streams.spread("time", rows) * len(self.table)).floor()
         level = level_of(self.table, times.cpu())
         alpha, sigma = level.for_sample(clean)
-        prepared: Any = None
+        told = Condition()
         if self.condition is not None:
             kept = (streams.uniform("drop", (rows,)) >= dropout).tolist()
-            texts = [c if k else "" for c, k in zip(batch["captions"], kept, strict=True)]
-            prepared = self.denoiser.prepare(self.condition(texts))
-        else:
-            prepared = self.denoiser.prepare(Condition())
+            told = self.condition([c if k else "" for c, k in zip(batch["captions"], kept, strict=True)])
+        prepared = self.prepare(_like(told, clean))
         out = self.denoiser(alpha * clean + sigma * noise, times.to(clean), prepared)
         error = out.to(clean.dtype) - targets(self.recipe.prediction, clean, noise, level)
         return error.square().flatten(1).mean(1), level
@@ -83,7 +82,24 @@ class DenoiseObjective:
         return {"error": errors.mean()}
 
     def preview(self, batch: Batch, streams: Streams) -> Tensor | None:
-        return None if self.paint is None else self.paint()
+        """What `paint` makes, in float32 whatever is trained in; the loop puts the weights back."""
+        if self.paint is None:
+            return None
+        precision = next(self.denoiser.parameters()).dtype
+        self.denoiser.float()
+        try:
+            return self.paint()
+        finally:
+            self.denoiser.to(precision)
+
+
+def _like(condition: Condition, x: Tensor) -> Condition:
+    """A condition on a sample's device and, but for its mask, in its precision."""
+    mask = None if condition.mask is None else condition.mask.to(x.device)
+    vectors, pooled, channels = (
+        None if part is None else part.to(x) for part in (condition.vectors, condition.pooled, condition.channels)
+    )
+    return Condition(vectors, mask, pooled, channels)
 
 
 def frozen_condition(encoder: TextEncoder, cross: bool, additive: bool, mask: bool) -> Callable[[Sequence[str]], Condition]:

@@ -1,7 +1,7 @@
 """The one training loop. It knows `Objective` and nothing of diffusion, GANs or CLIP.
 
-It owns steps, learning rate, precision, accumulation, clipping, averages, checkpoints, resume, logging, previews, the
-non-finite guard, data-parallel runs and the clock. It is a generator: the caller pulls one `Report` per step and stops by
+It owns steps, learning rate, precision, checkpoints, resume, logging, previews, data-parallel runs and the clock; what one
+iteration does to the weights is in updates.py. It is a generator: the caller pulls one `Report` per step and stops by
 closing it; whatever moment a run is killed at, it resumes from its last state as if nothing had happened.
 """
 
@@ -9,49 +9,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ..base.contracts import Batch, Frozen, Objective, Turn
+from ..base.contracts import Batch, Objective, Turn
 from ..base.errors import InputError
-from ..base.files import fingerprint
-from ..base.images import grid, png_bytes, to_pixels
-from ..base.files import atomic_write
+from ..base.files import atomic_write, fingerprint
+from ..base.images import png_bytes, to_pixels
 from ..base.runtime import derive_seed
+from ..base.sheet import grid
 from . import state
 from .log import RunLog
 from .parallel import World
+from .plan import PACE, Plan
+from .plan import LoopRecipe as LoopRecipe
 from .streams import StepStreams
+from .updates import Updates, interrupts_held_back
 
 PATIENCE = 20  # updates in a row that may be non-finite before a run stops
-
-
-class LoopRecipe(Frozen):
-    """How long and how fast to learn. Steps are iterations; a batch is the global one, over all processes."""
-
-    steps: int | None = Field(None, ge=1, description="iterations; None: as many as the time budget allows")
-    batch: int = Field(128, ge=1, description="examples per iteration, over all processes and accumulated parts")
-    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in, to save memory")
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup: int = Field(100, ge=0, description="iterations over which the learning rate rises")
-    decay: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, to 0 at the end")
-    decay_from: float = Field(0.0, ge=0, lt=1, description="share of the run at which decay begins")
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; None: unlimited")
-    average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of weights; 0: none")
-    precision: Literal["auto", "float32", "bfloat16", "float64"] = Field("auto", description="auto: whichever measures faster")
-    save_every: int | None = Field(None, ge=1, description="iterations between states; None: about 25 over the run")
-    preview_every: int | None = Field(None, ge=1, description="iterations between previews; None: with each state")
-    log_every: int = Field(10, ge=1)
-    seed: int = Field(0, ge=0)
+TRIALS = 3  # gradients that are timed before a run
 
 
 @dataclass(frozen=True)
@@ -65,12 +46,38 @@ class Report:
     note: str = ""
 
 
+def find_run(folder: Path, recipe: LoopRecipe, identity: str, resume: bool) -> state.Counters | None:
+    """How far the run in this folder is; None where a new one may begin.
+
+    Raises InputError where there is a run and `resume` is not asked for, where it is one of another recipe, and where it
+    already has more steps than the recipe wants.
+    """
+    found = state.read_counters(folder / "state")
+    if found is None:
+        return None
+    if not resume:
+        raise InputError("a fresh folder, or resume", f"{folder}, which holds a run", "Resume it, or choose another folder.")
+    if found.recipe != _name(recipe, identity):
+        raise InputError(
+            "a run of the same recipe and data to resume", f"{folder}, which holds an unfinished run of another",
+            "Resume with the recipe as it was, choose another folder, or remove this one.",
+        )  # fmt: skip
+    if recipe.steps is not None and recipe.steps < found.step:
+        raise InputError(f"{found.step} steps or more", str(recipe.steps), f"That many are done in {folder}.")
+    return found
+
+
+def _name(recipe: LoopRecipe, identity: str) -> str:
+    return fingerprint([recipe.model_dump(exclude=set(PACE)), identity])
+
+
 @dataclass
 class Trainer:
     """One run of an objective. `run()` yields reports; `averages` holds the averaged weights afterwards.
 
-    batches(start) must give the batches of steps start, start + 1, ... the same way every time. `validation` is a fixed
-    batch. `identity` names what is trained on what: a state of something else is refused.
+    batches(start) must give the batches of steps start, start + 1, ... the same way every time; each process gets its own
+    rows. `validation` is a fixed batch. `identity` names what is trained on what: a state of something else is refused.
+    A resumed run keeps its plan unless the recipe's steps, or the budget, are others than before.
     """
 
     objective: Objective
@@ -78,278 +85,224 @@ class Trainer:
     recipe: LoopRecipe
     folder: Path
     validation: Batch | None = None
-    budget: float | None = None  # seconds
+    budget: float | None = None  # seconds for the whole run, over all resumptions; None: the recipe's steps
     resume: bool = False
     identity: str = ""
     world: World = field(default_factory=World)
     device: torch.device = torch.device("cpu")
     clock: Callable[[], float] = time.monotonic
+    spent: float = 0.0  # seconds of the budget that went into preparing this run
 
     def __post_init__(self) -> None:
         if self.recipe.steps is not None:
             self.budget = None
-        if self.recipe.steps is None and self.budget is None:
-            raise InputError("steps or a time budget", "neither", "Set one of them.")
         parts = self.world.size * self.recipe.accumulate
         if self.recipe.batch % parts:
             raise InputError(f"a batch divisible by processes x accumulate = {parts}", str(self.recipe.batch))
-        self.turns = list(self.objective.turns())
-        self.optimisers = {t.name: self._optimiser(t) for t in self.turns}
-        self.averages = {
-            name: {k: v.detach().clone() for k, v in self.objective.modules[name].state_dict().items()}
-            for name in (self.objective.averaged if self.recipe.average else ())
-        }
-        self.counters = state.Counters(total=self.recipe.steps or 1, save_every=self.recipe.save_every or 1, precision="")
+        self.updates = Updates(self.objective, self.recipe, self.world, self.device)
+        self.counters = state.Counters(plan=Plan.of_steps(self.recipe.steps or 1, self.recipe.save_every), precision="")
+        self._origin = self.clock() - self.spent  # where the run's clock stood at 0
+        self._mark = self.clock()  # when the last step, or what was due after it, ended
+        self._took = 0.0  # seconds of the last step
+        self._writing = 0.0  # seconds that the last state took to write
+        self._saved = 0  # step of the last state
 
-    def _optimiser(self, turn: Turn) -> torch.optim.Optimizer:
-        matrices = [p for p in turn.parameters if p.dim() > 1]
-        rest = [p for p in turn.parameters if p.dim() <= 1]  # biases and norms are not decayed
-        groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        rate = turn.learning_rate or self.recipe.learning_rate
-        fused = self.recipe.precision != "float64"
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=turn.betas or self.recipe.betas, fused=fused)
+    @property
+    def turns(self) -> list[Turn]:
+        return self.updates.turns
+
+    @property
+    def averages(self) -> dict[str, dict[str, Tensor]]:
+        """{module: {tensor name: moving average}}; empty where the recipe's decay is 0."""
+        return self.updates.averages
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return self.updates.optimisers
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run so far, over all resumptions; what went into preparing them is counted."""
+        return self.clock() - self._origin
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> Iterator[Report]:
-        """Train to the end of the plan. Closing the iterator stops after the current step, with its state saved."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def run(self) -> Generator[Report, None, None]:
+        """Train to the end of the plan. Closing the iterator stops after the current step, with its state saved.
+
+        Raises InputError where the folder holds another run, and where weights or 20 updates in a row are not finite;
+        the state that is then on disk is the last good one.
+        """
         self._begin()
         log = RunLog(self.folder, self.counters.log_bytes, self.counters.step) if self.world.leads else None
+        if log and self.counters.step == 0 and (self.budget is not None or self.recipe.precision == "auto"):
+            self._save(log)  # a plan and a precision that were measured are kept from the first moment
         batches = self.batches(self.counters.step)
-        saved, bad, origin = self.counters.step, 0, self.clock() - self.counters.seconds
+        self._mark = self.clock()
         try:
-            while self.counters.step < self.counters.total:
-                began = self.clock()
-                values = self._step(next(batches))
-                bad = bad + 1 if values["skipped"] else 0
-                if bad >= PATIENCE:
-                    raise InputError(
-                        "finite losses", f"{bad} non-finite updates in a row up to step {self.counters.step}",
-                        f"The last good state is step {saved}. Lower the learning rate or use precision float32.",
-                    )
-                step = self.counters.step + 1
-                self.counters = self.counters.model_copy(
-                    update={"step": step, "seconds": self.clock() - origin, "skipped": self.counters.skipped + int(values["skipped"])}
-                )
-                values = self.world.mean(values)
-                if log and (step % self.recipe.log_every == 0 or step == self.counters.total or step == 1):
-                    log.write(step, {f"train/{k}": v for k, v in values.items()} | {"time/step": self.clock() - began})
-                note = ""
-                if step % self.counters.save_every == 0 or step >= self.counters.total:
-                    self._replan(origin)
-                    note = self._save(log)
-                    saved = step
-                yield Report(step, self.counters.total, self.counters.seconds, values, note)
+            while self.counters.step < self.counters.plan.total:
+                yield self._iterate(batches, log)
         finally:
-            if self.counters.step > saved and state.finite(self._tensors()):
-                self._save(log, look=False)
+            if log and self.counters.step > self._saved and not self.updates.torn and state.finite(self._tensors()):
+                self._save(log)
             if log:
                 log.close()
-            if isinstance(batches, Iterator) and hasattr(batches, "close"):
+            if hasattr(batches, "close"):
                 batches.close()
 
     def _begin(self) -> None:
-        identity = fingerprint([self.recipe.model_dump(exclude={"steps", "log_every", "preview_every", "save_every"}), self.identity])
-        found = state.read_latest(self.folder / "state") if self.resume else None
+        """Counters and weights as they were left, or a new run with its precision and plan."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = find_run(self.folder, self.recipe, self.identity, self.resume)
+        if found is None and self.recipe.steps is None and self.budget is None:
+            raise InputError("steps or a time budget", "neither", "Set one of them.")
+        if self.world.leads:
+            state.forget_torn(self.folder)
         if found is not None:
-            tensors, counters = found
-            if counters.recipe != identity:
-                raise InputError(
-                    "a run of the same recipe and data to resume", f"{self.folder} holds another one",
-                    "Start in another folder, or without --resume.",
-                )
+            self._go_on()
+        else:
+            self.counters = self.counters.model_copy(update={"recipe": _name(self.recipe, self.identity)})
+        self.updates.begin()
+        if found is None:
+            self._measure()
+
+    def _go_on(self) -> None:
+        latest = state.read_latest(self.folder / "state")
+        assert latest is not None  # find_run has read its counters
+        tensors, counters = latest
+        try:
             state.restore(tensors, self.objective.modules, self.averages, self.optimisers)
-            self.budget = counters.budget  # the clock of the run that is gone on with
-            if self.recipe.steps is not None:
-                counters = counters.model_copy(update={"total": self.recipe.steps})
-            self.counters = counters
-            return
-        for old in (self.folder / "state").glob("state-*.safetensors"):
-            old.unlink()
-        precision = self._choose_precision()
-        total = self.recipe.steps or 1
-        self.counters = state.Counters(
-            total=total, save_every=self.recipe.save_every or max(1, total // 25), precision=precision, recipe=identity, budget=self.budget
-        )
-        if self.budget is not None:
-            self._calibrate()
+        except (RuntimeError, KeyError, ValueError) as error:
+            why = f"{self.folder}, whose tensors do not ({str(error).splitlines()[0]})"
+            raise InputError("a state that fits the networks", why, "Resume with the version that wrote it.") from error
+        steps, save_every = self.recipe.steps, self.recipe.save_every
+        plan = counters.plan.resumed(counters.step, steps, self.budget, counters.seconds, save_every)
+        self.counters, self.budget, self._saved = counters.model_copy(update={"plan": plan}), plan.budget, counters.step
+        self._origin -= counters.seconds
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        """All turns of one iteration. Returns logged values; `skipped` is 1 where an update was not finite."""
-        step, values = self.counters.step, {"skipped": 0.0}
-        for name in self.objective.modules:
-            self.objective.modules[name].train()
-        rate = self._rate(step)
-        parts = self._parts(batch)
-        scratch: list[dict[str, Any]] = [{} for _ in parts]
-        for turn in self.turns:
-            if step % turn.every:
-                continue
-            totals = self._gradients(turn, parts, scratch)
-            self.world.average(turn.parameters)
-            norm = torch.nn.utils.clip_grad_norm_(turn.parameters, self.recipe.clip or math.inf)
-            if bool(torch.isfinite(norm)) and all(math.isfinite(v) for v in totals.values()):
-                optimiser = self.optimisers[turn.name]
-                for group in optimiser.param_groups:
-                    group["lr"] = (turn.learning_rate or self.recipe.learning_rate) * rate
-                optimiser.step()
-            else:
-                values["skipped"] = 1.0
-            prefix = "" if len(self.turns) == 1 else turn.name + "."
-            values |= {prefix + k: v for k, v in totals.items()} | {prefix + "norm": float(norm)}
-        values["rate"] = rate
-        if not values["skipped"]:
-            self._average(step)
-        return values
+    def _iterate(self, batches: Iterator[Batch], log: RunLog | None) -> Report:
+        """One step, and what is due after it: a look at the clock, a line in the log, a validation, a state."""
+        batch = self.updates.ready(next(batches))
+        before = self.counters
+        with interrupts_held_back():
+            rate = self.recipe.rate(before.step, before.plan.progress(before.step))
+            values = self.updates.step(before.step, batch, rate, before.precision) | {"rate": rate}
+            skipped = int(values["skipped"])
+            update = {
+                "step": before.step + 1,
+                "skipped": before.skipped + skipped,
+                "skipped_in_a_row": before.skipped_in_a_row + 1 if skipped else 0,
+            }
+            self.counters = before.model_copy(update=update)
+        self._read_clock()
+        values = self.world.mean(values)
+        if self.counters.skipped_in_a_row >= PATIENCE:
+            raise InputError(
+                "finite losses", f"{self.counters.skipped_in_a_row} updates in a row up to step {self.counters.step} that were not",
+                "The weights are kept as they were before these. Train anew with a lower learning rate, or in float32.",
+            )  # fmt: skip
+        note = self._write_down(values, log)
+        return Report(self.counters.step, self.counters.plan.total, self.counters.seconds, values, note)
 
-    def _gradients(self, turn: Turn, parts: list[Batch], scratch: list[dict[str, Any]]) -> dict[str, float]:
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {}
-        rows = self.recipe.batch // self.world.size // len(parts)
-        for i, part in enumerate(parts):
-            first = self.world.rank * rows * len(parts) + i * rows
-            seed = derive_seed(self.recipe.seed, self.counters.step, turn.name, first)
-            with torch.random.fork_rng(devices=[]), self._autocast(turn):
-                torch.manual_seed(seed)  # dropout inside networks; restored by fork_rng
-                streams = StepStreams(self.recipe.seed, self.counters.step, first, self.recipe.batch, self.device, self._dtype())
-                losses = self.objective.loss(turn.name, part, scratch[i], streams)
-            (losses["loss"] / len(parts)).backward(inputs=list(turn.parameters))
-            for key, value in losses.items():
-                totals[key] = totals.get(key, 0.0) + float(value.detach()) / len(parts)
-        return totals
+    def _read_clock(self) -> None:
+        """Time the step, and correct the plan where that is due; all processes follow the leader's clock."""
+        now = self.clock()
+        self._took, self._mark = now - self._mark, now
+        step, plan, seconds = self.counters.step, self.counters.plan, now - self._origin
+        if plan.budget is not None:
+            plan = plan.timed(step, self._took)
+            if self.world.any(plan.is_due(step, seconds)):
+                agreed = {"pace": self.world.agree(plan.pace), "pause": self.world.agree(plan.pause)}
+                seconds = self.world.agree(seconds)
+                plan = plan.model_copy(update=agreed).corrected(step, seconds, self.recipe.save_every)
+        self.counters = self.counters.model_copy(update={"plan": plan, "seconds": seconds})
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        n = self.recipe.accumulate
-        if n == 1:
-            return [batch]
-        rows = self.recipe.batch // self.world.size // n
-        return [{k: v[i * rows : (i + 1) * rows] for k, v in batch.items()} for i in range(n)]
+    def _write_down(self, values: dict[str, float], log: RunLog | None) -> str:
+        """Log, validate, preview and save, each where it is due; the leader does it and the others wait."""
+        step, plan, every = self.counters.step, self.counters.plan, self.recipe.preview_every
+        ends = step >= plan.total
+        save = ends or step >= self.counters.looked + plan.save_every
+        show = save if every is None else ends or step % every == 0
+        record: dict[str, float] = {}
+        if save or show:
+            record = self._look(validate=save, show=show) if self.world.leads else {}
+        if log and (record or ends or step == 1 or step % self.recipe.log_every == 0):
+            log.write(step, {f"train/{k}": v for k, v in values.items()} | {"time/step": self._took} | record)
+        if save:
+            self.updates.share_buffers()
+            plan = plan.paused(self.clock() - self._mark + self._writing)
+            self.counters = self.counters.model_copy(update={"looked": step, "plan": plan})
+            if log:
+                self._save(log)
+        if save or show:
+            self.world.wait()
+            self._mark = self.clock()
+        return ", ".join(f"{k} {v:.4f}" for k, v in record.items())
 
-    def _rate(self, step: int) -> float:
-        """Multiplier of the learning rate: linear rise, then decay to 0 over the planned steps."""
-        if step < self.recipe.warmup:
-            return (step + 1) / self.recipe.warmup
-        progress = (step + 1) / self.counters.total
-        done = max(0.0, (progress - self.recipe.decay_from) / (1 - self.recipe.decay_from))
-        if self.recipe.decay == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        return max(0.0, 1 - done) if self.recipe.decay == "linear" else 1.0
+    # -- before the first step -----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        decay = min(self.recipe.average, (1 + step) / (10 + step))  # young averages forget fast
-        for name, average in self.averages.items():
-            current = self.objective.modules[name].state_dict()
-            floating = [k for k, v in current.items() if v.is_floating_point()]
-            torch._foreach_lerp_([average[k] for k in floating], [current[k] for k in floating], 1 - decay)
-            for k in current.keys() - set(floating):
-                average[k].copy_(current[k])
+    def _measure(self) -> None:
+        """The faster precision where the recipe leaves it open, and the first plan of a budget."""
+        wanted = self.recipe.precision
+        seconds = {p: [math.inf] for p in (("float32", "bfloat16") if wanted == "auto" else (wanted,))}
+        if wanted == "auto" or self.budget is not None:
+            batches = self.batches(0)
+            batch = self.updates.ready(next(batches))
+            for _ in range(TRIALS):
+                for precision, measured in seconds.items():
+                    measured.append(self._time(batch, precision))
+            if hasattr(batches, "close"):
+                batches.close()
+        pace = {precision: self.world.agree(min(measured)) for precision, measured in seconds.items()}
+        # Reduced precision only where it pays.
+        precision = "bfloat16" if wanted == "auto" and pace["bfloat16"] < 0.95 * pace["float32"] else next(iter(pace))
+        update: dict[str, Any] = {"precision": precision}
+        if self.budget is not None:
+            spent = self.world.agree(self.clock() - self._origin)
+            update |= {
+                "plan": Plan.of_budget(self.budget, spent, pace[precision], self.recipe.save_every),
+                "seconds": spent,
+            }
+        self.counters = self.counters.model_copy(update=update)
 
-    # -- precision ---------------------------------------------------------------------------------------------------
-
-    def _dtype(self) -> torch.dtype:
-        return torch.float64 if self.recipe.precision == "float64" else torch.float32
-
-    @contextmanager
-    def _autocast(self, turn: Turn | None = None) -> Iterator[None]:
-        enabled = self.counters.precision == "bfloat16" and not (turn is not None and turn.second_order)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            yield
-
-    def _choose_precision(self) -> str:
-        """The recipe's word, or the faster of float32 and bfloat16 over three gradients each of the first batch."""
-        if self.recipe.precision != "auto":
-            return self.recipe.precision
-        batch = next(self.batches(0))
-        parts = self._parts(batch)
-        seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-        for _ in range(3):
-            for precision in seconds:
-                self.counters = self.counters.model_copy(update={"precision": precision})
-                began = self.clock()
-                self._gradients(self.turns[0], parts[:1], [{}])
-                seconds[precision].append(self.clock() - began)
-        faster = min(seconds["bfloat16"]) < 0.95 * min(seconds["float32"])
-        return "bfloat16" if self.world.agree(float(faster)) else "float32"
-
-    # -- the clock ---------------------------------------------------------------------------------------------------
-
-    def _calibrate(self) -> None:
-        """A first plan from the time of a few gradients; `_replan` corrects it at every state as real steps are timed."""
-        assert self.budget is not None
-        parts = self._parts(next(self.batches(0)))
-        times = []
-        for _ in range(4):
-            began = self.clock()
-            for turn in self.turns:
-                self._gradients(turn, parts, [{} for _ in parts])
-            times.append(self.clock() - began)
-        per_step = 1.1 * sorted(times)[1]
-        total = max(1, int(self.world.agree(self.budget / per_step)))
-        self.counters = self.counters.model_copy(update={"total": total, "save_every": self.recipe.save_every or max(1, total // 25)})
-
-    def _replan(self, origin: float) -> None:
-        """Fit the steps that are left to the time that is left. Part of the state written next, so resume is exact."""
-        step = self.counters.step
-        if self.budget is None or step >= self.counters.total:
-            return
-        since_step, since_seconds = getattr(self, "_mark", (0, 0.0))
-        now = self.clock() - origin
-        per_step = (now - since_seconds) / max(1, step - since_step)
-        self._mark = (step, now)
-        left = max(1, int(self.world.agree((self.budget - now) / per_step)))
-        self.counters = self.counters.model_copy(update={"total": step + left})
+    def _time(self, batch: Batch, precision: str) -> float:
+        try:
+            return self.updates.time(batch, precision, self.clock)
+        except RuntimeError:
+            if precision != "bfloat16" or self.recipe.precision != "auto":
+                raise
+            return math.inf  # not every operation has a bfloat16 form everywhere
 
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
         return state.collect(self.objective.modules, self.averages, self.optimisers)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Networks with their averaged weights, in evaluation mode; put back afterwards."""
-        modules = self.objective.modules
-        kept = {name: {k: v.clone() for k, v in modules[name].state_dict().items()} for name in self.averages}
-        for module in modules.values():
-            module.eval()
-        for name, average in self.averages.items():
-            modules[name].load_state_dict(average)
-        try:
-            yield
-        finally:
-            for name, tensors in kept.items():
-                modules[name].load_state_dict(tensors)
+    def _save(self, log: RunLog) -> None:
+        tensors = self._tensors()
+        if not state.finite(tensors):
+            raise InputError(
+                "finite weights to save", f"others at step {self.counters.step}",
+                f"The state of step {self._saved} is the last good one. Train anew with a lower learning rate, or in float32.",
+            )  # fmt: skip
+        began = self.clock()
+        self.counters = self.counters.model_copy(update={"log_bytes": log.settle(), "seconds": began - self._origin})
+        state.write(self.folder / "state", tensors, self.counters)
+        self._writing, self._saved = self.clock() - began, self.counters.step
 
-    def _save(self, log: RunLog | None, look: bool = True) -> str:
-        """Validate, preview, and write the state; on the leading process only."""
-        note = ""
-        if log:
-            tensors = self._tensors()
-            if not state.finite(tensors):
-                return "not saved: weights are not finite"
-            if look:
-                note = self._look(log)
-            self.counters = self.counters.model_copy(update={"log_bytes": log.settle()})
-            state.write(self.folder / "state", tensors, self.counters)
-        self.world.wait()
-        return note
-
-    def _look(self, log: RunLog) -> str:
+    def _look(self, validate: bool, show: bool) -> dict[str, float]:
+        """Validation with fixed noise, and a picture of how far the averaged weights are."""
         if self.validation is None:
-            return ""
-        rows = len(next(iter(self.validation.values())))
-        streams = StepStreams(derive_seed("validation", self.recipe.seed), 0, 0, rows, self.device, self._dtype())
-        step, every = self.counters.step, self.recipe.preview_every or self.counters.save_every
-        with self.averaged(), torch.no_grad():
-            values = {f"valid/{k}": float(v) for k, v in self.objective.validate(self.validation, streams).items()}
-            shown = self.objective.preview(self.validation, streams) if step % every == 0 or step >= self.counters.total else None
-        if values:
-            log.write(step, values)
+            return {}
+        batch = self.updates.ready(self.validation)
+        rows = len(next(iter(batch.values())))
+        streams = StepStreams(derive_seed("validation", self.recipe.seed), 0, 0, rows, self.device, self.updates.dtype)
+        with self.updates.averaged(), torch.no_grad():
+            values = self.objective.validate(batch, streams) if validate else {}
+            shown = self.objective.preview(batch, streams) if show else None
         if shown is not None:
-            pictures = to_pixels(shown)
-            atomic_write(self.folder / "previews" / f"{step:07d}.png", png_bytes(grid(list(pictures), scale=2)))
-        return ", ".join(f"{k} {v:.4f}" for k, v in values.items())
+            pictures = png_bytes(grid(list(to_pixels(shown)), scale=2))
+            atomic_write(self.folder / "previews" / f"{self.counters.step:07d}.png", pictures)
+        return {f"valid/{k}": float(v) for k, v in values.items()}

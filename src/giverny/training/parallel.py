@@ -28,21 +28,34 @@ class World:
         return self.rank == 0
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over processes; a missing gradient counts as zero."""
+        """Replace every gradient by its mean over processes; one that only some of them have counts as zero elsewhere."""
         if self.size == 1:
             return
-        grads = []
-        for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            grads.append(p.grad)
-        flat = torch.cat([g.reshape(-1) for g in grads])
+        wanted = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in wanted]
+        there = torch.tensor([p.grad is not None for p in wanted], dtype=grads[0].dtype, device=grads[0].device)
+        flat = torch.cat([*(g.reshape(-1) for g in grads), there])
         torch.distributed.all_reduce(flat)
-        flat /= self.size
-        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
+        *sums, there = flat.split([*(g.numel() for g in grads), len(wanted)])
+        for p, part, count in zip(wanted, sums, there.tolist(), strict=True):
+            p.grad = (part / self.size).view_as(p) if count else None  # None: the optimiser leaves it alone
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by the leader's."""
+        if self.size > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.detach(), 0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        if self.size == 1:
+            return flag
+        box = torch.tensor(float(flag))
+        torch.distributed.all_reduce(box, torch.distributed.ReduceOp.MAX)
+        return bool(box)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean over processes of each scalar; all processes must hold the same names in the same order."""
         if self.size == 1:
             return values
         both = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -76,7 +89,8 @@ def world() -> Iterator[World]:
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield World()
         return
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # Both at once: gradients on GPUs meet through NCCL, clock readings and flags on the CPU through gloo.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield World(torch.distributed.get_rank(), torch.distributed.get_world_size())
     finally:

@@ -7,12 +7,11 @@ no second file that could be out of step with the first, and no pickle.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
+from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,27 +19,31 @@ from torch import Tensor, nn
 from ..base.contracts import Frozen
 from ..base.errors import InputError
 from ..base.files import atomic_path
+from .plan import Plan
 
 KEPT = 2
+PATTERN = "state-*.safetensors"
+T = TypeVar("T")
 
 
 class Counters(Frozen):
     """What a run knows besides tensors. Replaced, never changed in place."""
 
     step: int = 0  # finished steps
-    total: int  # planned steps
-    save_every: int
-    precision: str  # float32 or bfloat16, as chosen or measured
+    plan: Plan
+    precision: str  # float32, bfloat16 or float64, as chosen or measured
     seconds: float = 0.0  # spent so far, over all resumptions
     skipped: int = 0  # updates left out because they were not finite
+    skipped_in_a_row: int = 0  # up to this step
+    looked: int = 0  # step of the last validation with a state
     log_bytes: int = 0  # length of metrics.jsonl when this was written
     recipe: str = ""  # fingerprint of what is being trained on what
-    budget: float | None = None  # seconds, where the plan follows the clock
-    best: dict[str, float] = Field(default_factory=dict)  # lowest validation values so far
 
 
 def collect(
-    modules: Mapping[str, nn.Module], averages: Mapping[str, Mapping[str, Tensor]], optimisers: Mapping[str, torch.optim.Optimizer]
+    modules: Mapping[str, nn.Module],
+    averages: Mapping[str, Mapping[str, Tensor]],
+    optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> dict[str, Tensor]:
     """All tensors of a run by name: `net.<module>.<tensor>`, `ema.<module>.<tensor>`, `opt.<turn>.<index>.<moment>`."""
     tensors: dict[str, Tensor] = {}
@@ -77,34 +80,60 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def write(folder: Path, tensors: dict[str, Tensor], counters: Counters) -> Path:
+def write(folder: Path, tensors: Mapping[str, Tensor], counters: Counters) -> Path:
     """Write `state-<step>.safetensors` atomically, then forget all but the last two."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"state-{counters.step:08d}.safetensors"
-    with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(temporary), {"giverny": counters.model_dump_json()})
-    for old in sorted(folder.glob("state-*.safetensors"))[:-KEPT]:
-        old.unlink()
+    write_tensors(path, tensors, {"giverny": counters.model_dump_json()})
+    found = sorted(folder.glob(PATTERN))
+    kept = [old for old in found if old <= path][-KEPT:]
+    for old in found:  # later ones were left unreadable by a crash, or else this run would have begun with them
+        if old not in kept:
+            old.unlink()
     return path
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], words: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all; tensors that share their memory are each written in full."""
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    with atomic_path(path) as temporary:
+        save_file(apart, str(temporary), words)
+
+
 def read_latest(folder: Path) -> tuple[dict[str, Tensor], Counters] | None:
-    """The newest state that can be read, or None where there is none."""
-    found = sorted(folder.glob("state-*.safetensors"), reverse=True)
+    """The newest state that can be read, or None where there is none. Raises InputError where all are damaged."""
+    return _newest(folder, lambda file, counters: ({key: file.get_tensor(key) for key in file.keys()}, counters))  # noqa: SIM118
+
+
+def read_counters(folder: Path) -> Counters | None:
+    """What `read_latest` would say of the run, without reading its tensors."""
+    return _newest(folder, lambda file, counters: counters)
+
+
+def _newest(folder: Path, take: Callable[[Any, Counters], T]) -> T | None:
     broken: list[str] = []
-    for path in found:
+    for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
             with safe_open(str(path), "pt") as file:
-                counters = Counters.model_validate(json.loads((file.metadata() or {})["giverny"]))
-                return {k: file.get_tensor(k) for k in file.keys()}, counters  # noqa: SIM118  (not a mapping)
+                return take(file, Counters.model_validate(json.loads((file.metadata() or {})["giverny"])))
         except Exception as error:  # a damaged file: the one before it is the last good state
-            broken.append(f"{path.name}: {error}")
+            broken.append(f"{path.name} ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     if broken:
-        raise InputError("a readable state to resume from", "; ".join(broken), "Start again without --resume.")
+        raise InputError("a readable state to resume from", "; ".join(broken), "Start again in another folder.")
     return None
+
+
+def forget_torn(folder: Path) -> None:
+    """Remove what killed processes left half written, in a run's folder and one level below it."""
+    for pattern in (".*.part", "*/.*.part"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(bool(torch.isfinite(v).all()) for v in tensors.values() if v.is_floating_point())
-
-

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ...base.contracts import Denoise
-from ...base.errors import choose
+from ...base.errors import InputError, choose
+from ...denoisers.packed import PackedUNet, available
+from ...denoisers.precondition import DiscreteDenoiser
 from .recipe import Parts
+
+BACKENDS: dict[str, Callable[[torch.device], bool]] = {  # name -> whether it works on a device
+    "packed": available,
+    "plain": lambda device: True,
+}
 
 
 def choose_backend(parts: Parts, wanted: str, device: torch.device, precision: torch.dtype) -> tuple[Denoise, str] | None:
-    """(denoiser, its name), or None for the plain one."""
-    choose(wanted, ("auto", "plain"), "backend")
-    return None
+    """(denoiser, its name), or None for the plain one. "auto" takes the first of BACKENDS that works here."""
+    choose(wanted, ("auto", *BACKENDS), "backend")
+    if wanted == "plain" or not BACKENDS["packed"](device):
+        if wanted == "packed":
+            raise InputError("a CPU with oneDNN for the packed backend", str(device), "Use --backend plain.")
+        return None
+    recipe = parts.recipe
+    packed = DiscreteDenoiser(PackedUNet(parts.unet), recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}))
+    return packed, "packed"

@@ -37,7 +37,12 @@ def open_folder(
         projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
         unet = recipe.denoiser.build()
         autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
-    for network, name in ((tower, "text"), (projection, "projection"), (unet, "denoiser"), (autoencoder, "autoencoder")):
+    for network, name in (
+        (tower, "text"),
+        (projection, "projection"),
+        (unet, "denoiser"),
+        (autoencoder, "autoencoder"),
+    ):
         if network is not None:
             fill(network, weights.get(name, {}), name).to(device, precision)
     parts = assemble(recipe, tokenizer, tower, projection, unet, autoencoder)
@@ -71,7 +76,13 @@ def tiny() -> DiffusionRecipe:
         ),
         denoiser=DenoiserStage(
             network=UNetRecipe(
-                channels=(16, 32), blocks=1, attention=(False, True), depth=(1, 1), heads=(2, 2), context_width=16, groups=4
+                channels=(16, 32),
+                blocks=1,
+                attention=(False, True),
+                depth=(1, 1),
+                heads=(2, 2),
+                context_width=16,
+                groups=4,
             ),
             objective=DenoiseRecipe(prediction="v"),
             loop=loop,

@@ -16,7 +16,10 @@ class DiffusionKnobs(Knobs):
         "normal", description="how noise levels are spread over the steps"
     )
     guidance: float = Field(
-        3.0, ge=0, le=50, description="how strictly the words are followed: 1 as learnt, more is clearer and less varied"
+        3.0,
+        ge=0,
+        le=50,
+        description="how strictly the words are followed: 1 as learnt, more is clearer and less varied",
     )
     guidance_from: float = Field(0.0, ge=0, le=1, description="guide only above this noise position (0 clean, 1 noise)")
     guidance_to: float = Field(1.0, ge=0, le=1, description="guide only below this noise position")

@@ -78,7 +78,9 @@ class DiffusionPainter:
         if min(size) < step or width % step or height % step or max(size) > 4096:
             near = tuple(max(step, round(min(side, 4096) / step) * step) for side in size)
             raise InputError(
-                f"sides from {step} to 4096 divisible by {step}", f"{width} x {height}", f"Nearest: {near[0]} x {near[1]}."
+                f"sides from {step} to 4096 divisible by {step}",
+                f"{width} x {height}",
+                f"Nearest: {near[0]} x {near[1]}.",
             )
         return knobs, size
 
@@ -110,21 +112,20 @@ class DiffusionPainter:
         codec = self.parts.codec
         shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
         noise = PictureNoise(PictureStreams([r.seed for r in requests]), shape, self.precision, self.device)
-        walk = self.sampler(knobs)(estimate, noise.initial(spread[0]), spread, noise)
-        kept: list[np.ndarray] = []  # (B, H, W, 3) per step
-        x: Tensor | None = None
+        start = noise.initial(spread[0])
+        kept = [self._pixels(start)] if trace else []  # (B, H, W, 3) per moment: the sample itself, noise first
+        walk = self.sampler(knobs)(estimate, start, spread, noise)
         while True:
             try:
                 step = next(walk)
             except StopIteration as end:
-                x = end.value
+                x: Tensor = end.value
                 break
-            shown = self._pixels(step.clean) if previews or trace else None
-            if trace and shown is not None:
-                kept.append(shown)
+            if trace:
+                kept.append(self._pixels(step.x))
+            shown = self._pixels(step.clean) if previews else None
             for i, request in enumerate(requests):
-                yield Progress(request.id, step.index + 1, step.total, shown[i] if previews and shown is not None else None)
-        assert x is not None
+                yield Progress(request.id, step.index + 1, step.total, shown[i] if shown is not None else None)
         pixels = self._pixels(x)
         seconds = (time.perf_counter() - began) / len(requests)
         for i, request in enumerate(requests):

@@ -66,6 +66,7 @@ class DiffusionRecipe(Frozen):
     name: str
     title: str = ""
     licence: str = Field("", description="of the weights that come out")
+    budget: float | None = Field(None, gt=0, description="seconds for all stages together; None: each stage's own steps")
     data: DataRecipe
     schedule: ScheduleRecipe = ScheduleRecipe()
     autoencoder: AutoencoderStage | None = None
@@ -82,7 +83,9 @@ class DiffusionRecipe(Frozen):
             if self.autoencoder.network.picture_channels != self.data.channels:
                 raise ValueError(f"autoencoder.network.picture_channels wants to be data.channels = {self.data.channels}")
             if any(side % self.autoencoder.network.factor for side in self.data.size):
-                raise ValueError(f"data.size wants sides divisible by {self.autoencoder.network.factor}, given {self.data.size}")
+                raise ValueError(
+                    f"data.size wants sides divisible by {self.autoencoder.network.factor}, given {self.data.size}"
+                )
         else:
             wanted = self.data.channels
         if (net.in_channels, net.out_channels) != (wanted, wanted):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...autoencoders.codec import LatentScale
 from ...autoencoders.kl import KLAutoencoder
 from ...base.contracts import Batch, Objective, Request, Source, StageJob, Trained
-from ...base.files import fingerprint
+from ...base.files import fingerprint, fingerprint_tensors
 from ...base.images import to_tensor
 from ...base.runtime import derive_seed
 from ...checkpoints.native import fill
@@ -26,9 +26,10 @@ from ...text.tokenizer import Tokenizer
 from ...training.contrast import Contrast
 from ...training.denoise import DenoiseObjective
 from ...training.parallel import World
+from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
 from .painter import DiffusionPainter
-from .recipe import DiffusionRecipe, ModelRecipe, Parts, assemble
+from .recipe import DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
 WORKERS = 2
 
@@ -64,17 +65,19 @@ class DiffusionWorkshop:
     def jobs(self) -> Iterator[StageJob]:
         """Stages in order; each is asked for only after the one before has been accepted."""
         recipe, data = self.recipe, [self.recipe.data.model_dump(exclude={"source"}), self.source.fingerprint]
-        made: list[str] = []
+
+        def job(name: str, stage: StageRecipe, made_with: list[Any], start: Any, keep: Any) -> StageJob:
+            # Neither the share of a budget nor the pace of a loop makes another stage of it.
+            own = stage.model_dump(exclude={"share": True, "loop": set(PACE)})
+            return StageJob(name, stage.share, stage.loop, fingerprint([data, own, made_with]), start, keep)
+
         if recipe.autoencoder is not None:
-            made.append(fingerprint([data, recipe.autoencoder.model_dump(exclude={"share"})]))
-            stage = recipe.autoencoder
-            yield StageJob("autoencoder", stage.share, stage.loop, made[-1], self._reconstruct, self._keep_autoencoder)
-        made.append(fingerprint([data, recipe.text.model_dump(exclude={"share"})]))
-        yield StageJob("text", recipe.text.share, recipe.text.loop, made[-1], self._contrast, self._keep_clip)
-        made.append(fingerprint([made, recipe.schedule, recipe.denoiser.model_dump(exclude={"share"})]))
-        self._latent_name = f"latents-{fingerprint(made[:1])}.npy"
-        stage_d = recipe.denoiser
-        yield StageJob("denoiser", stage_d.share, stage_d.loop, made[-1], self._denoise, self._keep_denoiser)
+            yield job("autoencoder", recipe.autoencoder, [], self._reconstruct, self._keep_autoencoder)
+        yield job("text", recipe.text, [], self._contrast, self._keep_clip)
+        # Two trainings of one recipe come to different weights: what is built on them goes by the weights themselves.
+        weights = [fingerprint_tensors(n.state_dict()) for n in (self.autoencoder, self.clip) if n is not None]
+        self._latent_name = f"latents-{fingerprint([data, weights[:-1]])}.npy"
+        yield job("denoiser", recipe.denoiser, [recipe.schedule, weights], self._denoise, self._keep_denoiser)
 
     def result(self) -> Trained:
         """What goes into the model folder."""
@@ -88,7 +91,12 @@ class DiffusionWorkshop:
         """The finished networks, joined."""
         assert self.clip is not None and self.tokenizer is not None and self.unet is not None
         return assemble(
-            self.model_recipe(), self.tokenizer, self.clip.text_model, self.clip.text_projection, self.unet, self.autoencoder
+            self.model_recipe(),
+            self.tokenizer,
+            self.clip.text_model,
+            self.clip.text_projection,
+            self.unet,
+            self.autoencoder,
         )
 
     def model_recipe(self) -> ModelRecipe:
@@ -232,4 +240,3 @@ class seeded:
 
     def __exit__(self, *error: Any) -> None:
         self._fork.__exit__(*error)
-

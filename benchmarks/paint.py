@@ -1,0 +1,131 @@
+"""Painting speed beside the diffusers pipeline: the same network, the same weights, steps and precision, in one run.
+
+    python benchmarks/paint.py [--model NAME] [--steps 20] [--runs 15] [--cold]
+
+The two paint in turn (A B A B ...), so that a machine whose speed drifts drifts for both; minima and medians are printed.
+diffusers is given its text vectors ready-made (prompt_embeds); our time includes reading the words. Both guide at every
+step. Sizes are 32 x 32 because the peer's pipeline wants sides divisible by 8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from giverny.assembly import open_painter
+from giverny.base.contracts import Request
+from giverny.base.runtime import describe_machine
+from giverny.pipelines.text2image import collect
+
+SIZE = 32
+PROMPT = "a sneaker"
+
+
+def peer(parts: Any) -> Any:
+    """A StableDiffusionPipeline around diffusers' own networks, filled with our weights."""
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    net, kl = parts.recipe.denoiser, parts.recipe.autoencoder
+    heads = tuple(net.heads_at(i) for i in range(len(net.channels)))
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // kl.factor, in_channels=net.in_channels, out_channels=net.out_channels,
+        block_out_channels=net.channels, layers_per_block=net.blocks, attention_head_dim=heads,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in net.attention[::-1]),
+        cross_attention_dim=net.context_width, norm_num_groups=net.groups, transformer_layers_per_block=net.depth,
+    )  # fmt: skip
+    unet.load_state_dict(parts.unet.state_dict())
+    vae = AutoencoderKL(
+        in_channels=kl.picture_channels, out_channels=kl.picture_channels, latent_channels=kl.latent_channels,
+        block_out_channels=kl.channels, layers_per_block=kl.blocks, norm_num_groups=kl.groups,
+        down_block_types=("DownEncoderBlock2D",) * len(kl.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(kl.channels), mid_block_add_attention=kl.middle_attention,
+        scaling_factor=parts.recipe.scale.scale,
+    )  # fmt: skip
+    vae.load_state_dict(parts.autoencoder.state_dict())
+    scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction", trained_betas=None)
+    pipe = StableDiffusionPipeline(
+        vae=vae.eval(), text_encoder=None, tokenizer=None, unet=unet.eval(), scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def contestants(model: str | None, steps: int, count: int) -> dict[str, Callable[[], Any]]:
+    painters = {name: open_painter(*([model] if model else []), device="cpu", backend=name) for name in ("auto", "plain")}
+    parts = painters["plain"].parts  # type: ignore[attr-defined]
+    pipe = peer(parts)
+    words, none = (parts.encoder.encode([text]).vectors for text in (PROMPT, ""))
+    knobs = {"steps": steps, "guidance": 2.0, "guidance_from": 0.0, "guidance_to": 1.0, "sampler": "dpm++ 2m"}
+    requests = [Request(prompt=PROMPT, seed=i, size=(SIZE, SIZE), id=str(i), knobs=knobs) for i in range(count)]
+
+    def theirs() -> Any:
+        with torch.inference_mode():
+            return pipe(
+                prompt_embeds=words.expand(count, -1, -1), negative_prompt_embeds=none.expand(count, -1, -1),
+                num_inference_steps=steps, guidance_scale=2.0, height=SIZE, width=SIZE, output_type="np",
+            )  # fmt: skip
+
+    ours = {f"giverny ({p.backend})": p for p in painters.values()}  # type: ignore[attr-defined]
+    return {name: lambda p=p: collect(p.paint(requests), requests) for name, p in ours.items()} | {"diffusers": theirs}
+
+
+def race(runners: dict[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
+    for run in runners.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(runs):
+        for name, run in runners.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def cold(steps: int) -> list[float]:
+    """Seconds of `giverny paint "a sneaker" -n 4` as a process of its own."""
+    seconds = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            command = [sys.executable, "-m", "giverny", "paint", PROMPT, "-n", "4", "--steps", str(steps), "-o", folder]
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--cold", action="store_true", help="time the command line from a cold start instead")
+    args = parser.parse_args()
+    machine = describe_machine()
+    print(f"torch {machine['torch']}, {torch.get_num_threads()} threads, {machine['cpu_capability']}, float32, {args.steps} steps")
+    if args.cold:
+        seconds = cold(args.steps)
+        print(f'giverny paint "{PROMPT}" -n 4, cold: min {min(seconds):.2f} s, median {statistics.median(seconds):.2f} s')
+        return
+    print(f"{'pictures':>8} {'':22} {'min ms/picture':>15} {'median':>9} {'diffusers / this, minima':>25} {'medians':>8}")
+    for count in (1, 4):
+        seconds = race(contestants(args.model, args.steps, count), args.runs)
+        least, middle = min(seconds["diffusers"]), statistics.median(seconds["diffusers"])
+        for name, values in seconds.items():
+            low, mid = min(values), statistics.median(values)
+            print(
+                f"{count:>8} {name:22} {1e3 * low / count:>15.1f} {1e3 * mid / count:>9.1f} {least / low:>25.2f} {middle / mid:>8.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m giverny`, and what torchrun starts."""
+
+from giverny.cli import main
+
+main()

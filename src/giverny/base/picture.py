@@ -1,0 +1,132 @@
+"""A picture asked for, a picture made, and how the file of one says where it came from.
+
+PNG files carry two text chunks: `giverny`, the full provenance as JSON, and `parameters`, the infotext that Stable
+Diffusion web interfaces read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+from pydantic import Field, ValidationError
+
+from .errors import InputError
+from .files import atomic_write
+from .images import png_bytes
+from .knobs import Frozen
+
+
+class Request(Frozen):
+    """One picture asked for. Serialisable: the same JSON serves the command line, the web page and a worker process."""
+
+    prompt: str = Field("", description="what to paint; empty paints unconditionally")
+    negative: str = Field("", description="what to move away from")
+    seed: int = Field(0, ge=0, lt=2**63, description="the picture's own random stream")
+    size: tuple[int, int] | None = Field(None, description="width and height in pixels; None: the model's own")
+    knobs: Mapping[str, Any] = Field(default_factory=dict, description="the painter's settings, checked by its Knobs")
+    id: str = Field("", description="echoed in events; chosen by the caller")
+
+
+class Provenance(Frozen):
+    """All that is needed to paint a picture again, and to say afterwards which input differed."""
+
+    request: Request
+    knobs: dict[str, Any]  # fully resolved, defaults included
+    painter: str  # family, such as "diffusion"
+    model: str  # the name it was opened by
+    fingerprint: str  # of the model's weights and recipe
+    versions: dict[str, str]  # giverny, torch, python
+    device: str
+    precision: str
+    backend: str
+    threads: int
+    batch: int  # how many pictures were painted together
+    noise: str = "cpu"  # source of random numbers
+    seconds: float = 0.0  # per picture, of its batch
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture and where it came from. Shows itself in a notebook."""
+
+    pixels: np.ndarray  # uint8, (H, W, 3)
+    provenance: Provenance | None = None
+    trace: tuple[np.ndarray, ...] = field(default=(), repr=False)  # the sample at each moment, noise first, where asked for
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.pixels.shape[1]), int(self.pixels.shape[0])
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.pixels)
+
+    def save(self, path: Any) -> None:
+        """Write as PNG (atomic), with provenance in its text chunks."""
+        write_picture(path, self)
+
+
+def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
+    """Write a PNG (whole or not at all); with provenance, its chunks `parameters` (infotext) and `giverny` (JSON)."""
+    if Path(path).suffix.lower() != ".png":
+        raise InputError("a file name that ends in .png", str(path))
+    text = {}
+    if picture.provenance is not None:
+        text = {
+            "parameters": infotext(picture.provenance, picture.size),
+            "giverny": picture.provenance.model_dump_json(),
+        }
+    atomic_write(path, png_bytes(picture.pixels, text))
+
+
+def infotext(provenance: Provenance, size: tuple[int, int] | None = None) -> str:
+    """What a Stable Diffusion web interface reads back: prompt, negative prompt, and a line of settings.
+
+    size: (width, height) of the picture where the request left it to the model. A setting the painter has no knob for
+    is left out; values with a comma, colon or line break are quoted as JSON.
+    """
+    request, knobs = provenance.request, provenance.knobs
+    shape = size or request.size
+    settings: dict[str, Any] = {
+        "Steps": knobs.get("steps"),
+        "Sampler": knobs.get("sampler"),
+        "CFG scale": knobs.get("guidance"),
+        "Seed": request.seed,
+        "Size": f"{shape[0]}x{shape[1]}" if shape else None,
+        "Model hash": provenance.fingerprint[:10],
+        "Model": provenance.model,
+        "RNG": "CPU" if provenance.noise == "cpu" else None,
+        "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
+    }
+    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value is not None)
+    negative = [f"Negative prompt: {request.negative}"] if request.negative else []
+    return "\n".join([request.prompt, *negative, line])
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+
+
+def read_provenance(path: str | os.PathLike[str]) -> Provenance:
+    """Where a PNG that giverny wrote came from. Raises InputError where the file does not tell, or tells nonsense."""
+    try:
+        with Image.open(path) as image:
+            text = image.text.get("giverny") if isinstance(image, PngImagePlugin.PngImageFile) else None
+    except Exception as error:  # as in read_picture
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError("a readable PNG file", f"{path}: {said}") from error
+    if text is None:
+        remedy = "only PNG files that giverny wrote, and no program has rewritten since, say how they were painted"
+        raise InputError("a PNG with a chunk named 'giverny'", str(path), remedy)
+    try:
+        return Provenance.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError("an undamaged 'giverny' chunk", f"{path}: {place} {first['msg']}".strip()) from error

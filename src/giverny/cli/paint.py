@@ -1,0 +1,145 @@
+"""giverny paint: words become pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..painters.diffusion.knobs import DiffusionKnobs
+from .knob_flags import knob_flags
+from .voice import Voice, speaks
+
+
+@click.command("paint")
+@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
+@click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
+@click.option("--negative", default="", help="What to move away from.")
+@click.option("--size", default=None, metavar="WxH", help="Pixels, such as 28x28.  [default: the model's own]")
+@click.option("-m", "--model", default=None, help="A name from `giverny models`, or a model folder.")
+@click.option(
+    "-o",
+    "out",
+    type=click.Path(path_type=Path),
+    default=Path("outputs"),
+    show_default=True,
+    help="Folder for the pictures.",
+)
+@click.option("--trace", is_flag=True, help="Also write the way from noise to picture, into trace/.")
+@click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto, plain or packed: the same network, computed differently.",
+)
+@knob_flags(DiffusionKnobs)
+@speaks
+def command(
+    prompts: tuple[str, ...],
+    count: int,
+    seed: int | None,
+    negative: str,
+    size: str | None,
+    model: str | None,
+    out: Path,
+    trace: bool,
+    settings: tuple[str, ...],
+    device: str,
+    precision: str,
+    backend: str,
+    voice: Voice,
+    **flags: Any,
+) -> None:
+    """Paint PROMPTs. Pictures are 00000.png, 00001.png, ..., overviews sheet-*.png; existing files are never replaced.
+
+    \b
+    giverny paint "a sneaker" -n 4
+    giverny paint "a dress" "a coat" --steps 30 --guidance 2 -o clothes --trace
+    """
+    import secrets
+
+    from ..assembly import DEFAULT_MODEL, open_painter
+    from ..base.recipe import override
+    from ..pipelines.text2image import requests_for
+
+    wanted_size = parse_size(size) if size else None
+    knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
+    painter = open_painter(model or DEFAULT_MODEL, device, precision, backend)
+    first = secrets.randbelow(2**32) if seed is None else seed
+    requests = requests_for(prompts, count, first, negative, wanted_size, knobs)
+    pictures = paint_into(painter, requests, out, trace, voice)
+    voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    from ..base.errors import InputError
+
+    found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
+    if not found or not int(found[1]) or found[2] == "0":
+        raise InputError("a size such as 28x28 (width x height)", repr(text))
+    return int(found[1]), int(found[2] or found[1])
+
+
+def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice) -> list[Any]:
+    """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced."""
+    from contextlib import closing
+
+    from ..base.contracts import Done, Failed, Progress
+    from ..base.errors import InputError
+    from ..pipelines.text2image import contact_sheet, evolution
+
+    out.mkdir(parents=True, exist_ok=True)
+    first = next_number(out)
+    place = {r.id: first + i for i, r in enumerate(requests)}
+    done: dict[str, Any] = {}
+    failed: list[str] = []
+    moved = 0
+    with voice.progress("painting", len(requests)) as move, closing(painter.paint(requests, trace=trace)) as events:
+        for event in events:
+            if isinstance(event, Progress):
+                moved += 1
+                move(moved / (event.total or 1), total=len(requests))
+            elif isinstance(event, Done):
+                path = out / f"{place[event.id]:05d}.png"
+                event.artifact.save(path)
+                done[event.id] = event.artifact
+                voice.event("picture", file=path, **event.artifact.provenance.request.model_dump(include={"prompt", "seed"}))
+            elif isinstance(event, Failed):
+                failed.append(event.reason)
+    pictures = [done[r.id] for r in requests if r.id in done]
+    if pictures:
+        sheet = out / f"sheet-{first:05d}.png"
+        contact_sheet(pictures).save(sheet)
+        voice.event("sheet", file=sheet)
+    if trace and pictures:
+        write_trace(pictures, out / "trace", first, voice)
+        overview = out / f"sheet-{first:05d}-evolution.png"
+        evolution(pictures[:12]).save(overview)
+        voice.event("evolution", file=overview)
+    if failed:
+        raise InputError("requests that can be painted", f"{len(failed)} that cannot: {failed[0]}")
+    return pictures
+
+
+def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:
+    """Per picture a strip of all moments and a moving picture of the same."""
+    from ..base.images import write_gif
+    from ..pipelines.text2image import evolution
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures, start=first):
+        evolution([picture], most=len(picture.trace)).save(folder / f"{i:05d}.png")
+        write_gif(folder / f"{i:05d}.gif", picture.trace, 120)
+        voice.event("trace", file=folder / f"{i:05d}.png")
+
+
+def next_number(folder: Path) -> int:
+    """The first number that no picture in the folder bears yet."""
+    taken = [int(p.stem) for p in folder.glob("*.png") if p.stem.isdigit()]
+    return max(taken, default=-1) + 1

@@ -1,0 +1,100 @@
+"""How commands speak: to a person with rich, to a program with one JSON object per line. Errors are one clear sentence."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class Voice:
+    """Says things once, in the form that was asked for."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def event(self, name: str, **values: Any) -> None:
+        """A fact for programs; silent for persons."""
+        if self.as_json:
+            click.echo(json.dumps({"event": name, **values}, ensure_ascii=False, default=str))
+
+    def say(self, text: str) -> None:
+        """A sentence for persons; silent for programs."""
+        if not self.as_json:
+            click.echo(text)
+
+    def table(self, rows: list[dict[str, Any]], columns: list[str], title: str = "") -> None:
+        """Rows for both: a table, or one JSON object each."""
+        if self.as_json:
+            for row in rows:
+                self.event("row", **row)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*("" if row.get(c) is None else str(row.get(c, "")) for c in columns))
+        Console(soft_wrap=False).print(table)
+
+    @contextmanager
+    def progress(self, text: str, total: float | None) -> Iterator[Callable[..., None]]:
+        """A bar on standard error: yields move(done, text=..., total=...). Programs see nothing of it."""
+        if self.as_json or not sys.stderr.isatty():
+            yield lambda done, **changes: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda done, **changes: bar.update(
+                task, completed=done, total=changes.get("total"), description=changes.get("text")
+            )
+
+
+def speaks(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --json and a Voice, and turn errors a user can cause into a sentence and exit code 2."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of text.")
+    @functools.wraps(function)
+    def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> Any:
+        from ..base.errors import InputError
+
+        voice = Voice(as_json)
+        try:
+            return function(*args, voice=voice, **kwargs)
+        except InputError as error:
+            voice.event("error", wanted=error.wanted, given=error.given, remedy=error.remedy)
+            if not as_json:
+                click.echo(f"giverny: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            voice.event("stopped")
+            if not as_json:
+                click.echo("giverny: stopped", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def seconds(text: str) -> float:
+    """A time such as 90, 90s, 30m, 1.5h or 1h30m, in seconds."""
+    import re
+
+    from ..base.errors import InputError
+
+    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
+    try:
+        total = sum(float(n) * unit for n, unit in zip(found.groups() if found else (), (3600, 60, 1), strict=False) if n)
+    except ValueError:
+        total = 0.0
+    if total <= 0:
+        raise InputError("a time such as 90s, 30m or 1.5h", repr(text))
+    return total
