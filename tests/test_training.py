@@ -180,7 +180,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     count = random.Random(f"{place} {seed}").randint(1, most)
     child = forks.Process(target=toys.die, args=(place, count, str(tmp_path)))
     child.start()
-    child.join(60)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
     left = list((tmp_path / "state").glob(".*.part"))
     assert bool(left) == (place in ("write", "rename"))
@@ -263,7 +263,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
     script = Path(training_two.__file__)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

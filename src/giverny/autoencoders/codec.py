@@ -6,7 +6,7 @@ works on pixels uses `PixelCodec`, and nothing else changes.
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..base.contracts import Frozen
 
@@ -19,16 +19,22 @@ class LatentScale(Frozen):
 
 
 class Gaussian(Protocol):
-    mean: Tensor
-    logvar: Tensor
+    @property
+    def mean(self) -> Tensor: ...
 
     def sample(self, noise: Tensor) -> Tensor: ...
+
+
+class Autoencoder(Protocol):
+    def encode(self, pixels: Tensor) -> Gaussian: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
 
 
 class LatentCodec:
     """Codec over an autoencoder whose `encode` gives a Gaussian (mean, logvar) and whose `decode` takes raw latents."""
 
-    def __init__(self, autoencoder: nn.Module, channels: int, factor: int, scale: LatentScale) -> None:
+    def __init__(self, autoencoder: Autoencoder, channels: int, factor: int, scale: LatentScale) -> None:
         self.autoencoder, self.channels, self.factor, self.scale = autoencoder, channels, factor, scale
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:

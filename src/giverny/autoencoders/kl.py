@@ -60,22 +60,16 @@ class Gaussian:
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 
-class PlaceAttention(nn.Module):
+class PlaceAttention(Attention):
     """Single-head attention between the places of a feature map, with its own norm and residual."""
 
     def __init__(self, width: int, groups: int) -> None:
-        super().__init__()
+        super().__init__(width, None, 1, width, bias=True)
         self.group_norm = nn.GroupNorm(groups, width, EPS)
-        inner = Attention(width, None, 1, width, bias=True)
-        self.to_q, self.to_k, self.to_v, self.to_out = inner.to_q, inner.to_k, inner.to_v, inner.to_out
 
-    forward_tokens = Attention.forward
-    keys_values = Attention.keys_values
-    heads = 1
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # (B, C, H, W)
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        return x + self.forward_tokens(tokens).transpose(1, 2).unflatten(2, x.shape[-2:])
+        return x + super().forward(tokens).transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
 class Middle(nn.Module):

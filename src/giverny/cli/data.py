@@ -64,6 +64,6 @@ def fetch(name: str, voice: Voice) -> None:
     from ..data.catalog import locate
 
     with voice.progress(f"fetching {name}", None) as move:
-        folder = locate(name, progress=lambda done, total: move(done, total=total))
+        folder = locate(name, progress=lambda file, done, total: move(done, total=total, text=file))
     voice.event("fetched", name=name, folder=folder)
     voice.say(f"{name} is in {folder}")

@@ -109,7 +109,8 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
                 path = out / f"{place[event.id]:05d}.png"
                 event.artifact.save(path)
                 done[event.id] = event.artifact
-                voice.event("picture", file=path, **event.artifact.provenance.request.model_dump(include={"prompt", "seed"}))
+                told = event.artifact.provenance
+                voice.event("picture", file=path, **(told.request.model_dump(include={"prompt", "seed"}) if told else {}))
             elif isinstance(event, Failed):
                 failed.append(event.reason)
     pictures = [done[r.id] for r in requests if r.id in done]

@@ -18,10 +18,10 @@ class Voice:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def event(self, name: str, **values: Any) -> None:
+    def event(self, kind: str, /, **values: Any) -> None:
         """A fact for programs; silent for persons."""
         if self.as_json:
-            click.echo(json.dumps({"event": name, **values}, ensure_ascii=False, default=str))
+            click.echo(json.dumps({"event": kind, **values}, ensure_ascii=False, default=str))
 
     def say(self, text: str) -> None:
         """A sentence for persons; silent for programs."""

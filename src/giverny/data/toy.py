@@ -35,7 +35,7 @@ class ToyShapes:
             raise InputError("at least 1 picture of at least 4 pixels", f"{count} of {size}")
         self.name = "toy-shapes"
         self.fingerprint = f"toy-1-{count}-{size}-{seed}"
-        self.classes = SHAPES
+        self.classes: tuple[str, ...] = SHAPES
         self._count, self._size, self._seed = count, size, seed
 
     def __len__(self) -> int:

@@ -134,7 +134,7 @@ class Attend:
         self.heads = attention.heads
         parts = [attention.to_q, attention.to_k, attention.to_v] if own else [attention.to_q]
         biases = [p.bias for p in parts]
-        self.inward = Linear(torch.cat([p.weight for p in parts]), None if biases[0] is None else torch.cat(biases))  # type: ignore[arg-type]
+        self.inward = Linear(torch.cat([p.weight for p in parts]), None if biases[0] is None else torch.cat(biases))
         self.outward = Linear(attention.to_out[0].weight, attention.to_out[0].bias)
 
     def __call__(self, x: Tensor, y: Tensor, keys_values: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:

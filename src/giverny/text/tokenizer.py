@@ -118,7 +118,7 @@ def _clip_shape(vocabulary: dict[str, int] | None = None, merges: list[tuple[str
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Inner
 
-    known = {"vocab": vocabulary, "merges": merges} if vocabulary is not None else {}
+    known: dict[str, Any] = {"vocab": vocabulary, "merges": merges} if vocabulary is not None else {}
     inner = Inner(models.BPE(**known, continuing_subword_prefix="", end_of_word_suffix=SUFFIX, unk_token=END))
     if vocabulary is not None:
         inner.add_special_tokens([START, END])

@@ -197,10 +197,10 @@ class Trainer:
             }
             self.counters = before.model_copy(update=update)
         self._read_clock()
-        values = self.world.mean(values)
-        if self.counters.skipped_in_a_row >= PATIENCE:
+        values, row = self.world.mean(values), self.counters.skipped_in_a_row
+        if row >= PATIENCE:
             raise InputError(
-                "finite losses", f"{self.counters.skipped_in_a_row} updates in a row up to step {self.counters.step} that were not",
+                "finite losses", f"{row} updates in a row up to step {self.counters.step} that were not",
                 "The weights are kept as they were before these. Train anew with a lower learning rate, or in float32.",
             )  # fmt: skip
         note = self._write_down(values, log)

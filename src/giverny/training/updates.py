@@ -1,7 +1,7 @@
 """One iteration of training: every turn's gradients, the guard against non-finite ones, the optimisers, the averages.
 
-An error may end an iteration when some weights have moved and others have not; `torn` then says so. A turn whose loss or gradient is not finite on any process moves nothing, nor does any
-turn after it in the same iteration.
+A turn whose loss or gradient is not finite on any process moves nothing, nor does any turn after it in the same iteration.
+An error may end an iteration when some weights have moved and others have not; `torn` then says so.
 """
 
 from __future__ import annotations

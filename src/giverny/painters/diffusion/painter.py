@@ -21,6 +21,7 @@ from ...base.contracts import (
     Done,
     Event,
     Failed,
+    Knobs,
     Levels,
     Picture,
     Progress,
@@ -47,7 +48,7 @@ class DiffusionPainter:
     """contracts.Painter over the parts of a (latent) diffusion model."""
 
     family = "diffusion"
-    knobs = DiffusionKnobs
+    knobs: type[Knobs] = DiffusionKnobs
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class DiffusionPainter:
         return levels(self.parts.recipe.schedule.table(), knobs.steps, knobs.spacing)
 
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
-        sampler = get_sampler(knobs.sampler)
+        sampler: Any = get_sampler(knobs.sampler)
         return partial(sampler, eta=knobs.eta) if sampler_name(knobs.sampler) == "ddim" else sampler
 
     def _condition(self, texts: list[str]) -> Condition:
@@ -148,7 +149,7 @@ class DiffusionPainter:
     def _pixels(self, latents: Tensor) -> np.ndarray:
         """Latents (B, z, h, w) -> uint8 (B, H, W, 3)."""
         with torch.inference_mode():
-            return np.stack(to_pixels(self.parts.codec.decode(latents.to(self.precision)).float()))
+            return to_pixels(self.parts.codec.decode(latents.to(self.precision)).float())
 
     def _provenance(
         self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, seconds: float
