@@ -101,7 +101,7 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
 def test_an_unfinished_stage_of_another_recipe_is_refused_before_anything_is_prepared(tmp_path: Path) -> None:
     _stop(Two(), tmp_path, "second", 6)
     other = Two(second=toys.loop(learning_rate=0.5), preparing=60.0)
-    with pytest.raises(InputError, match="unfinished run of another"):
+    with pytest.raises(InputError, match="holds a run of another"):
         other.run(tmp_path)
     assert other.now == [0.0]
     with pytest.raises(InputError, match="steps for stage first or a time budget"):

@@ -223,8 +223,8 @@ def test_a_folder_with_a_run_is_neither_overwritten_nor_taken_for_another(tmp_pa
     before = (tmp_path / "metrics.jsonl").read_bytes()
     for refused, words in (
         (_slope(tmp_path), "holds a run"),
-        (_slope(tmp_path, resume=True, learning_rate=0.5), "unfinished run of another"),
-        (_slope(tmp_path, resume=True, batch=16), "unfinished run of another"),
+        (_slope(tmp_path, resume=True, learning_rate=0.5), "holds a run of another"),
+        (_slope(tmp_path, resume=True, batch=16), "holds a run of another"),
         (_slope(tmp_path, resume=True, steps=9), "10 steps or more"),
     ):
         with pytest.raises(InputError, match=words):

@@ -32,7 +32,8 @@ from .streams import StepStreams
 from .updates import Updates, interrupts_held_back
 
 PATIENCE = 20  # updates in a row that may be non-finite before a run stops
-TRIALS = 3  # gradients that are timed before a run
+TRIALS = 3  # gradients that are timed before a run,
+LONG = 20.0  # or fewer, where they take more seconds than this
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def find_run(folder: Path, recipe: LoopRecipe, identity: str, resume: bool) -> s
         raise InputError("a fresh folder, or resume", f"{folder}, which holds a run", "Resume it, or choose another folder.")
     if found.recipe != _name(recipe, identity):
         raise InputError(
-            "a run of the same recipe and data to resume", f"{folder}, which holds an unfinished run of another",
+            "a run of the same recipe and data to resume", f"{folder}, which holds a run of another",
             "Resume with the recipe as it was, choose another folder, or remove this one.",
         )  # fmt: skip
     if recipe.steps is not None and recipe.steps < found.step:
@@ -249,10 +250,12 @@ class Trainer:
         seconds = {p: [math.inf] for p in (("float32", "bfloat16") if wanted == "auto" else (wanted,))}
         if wanted == "auto" or self.budget is not None:
             batches = self.batches(0)
-            batch = self.updates.ready(next(batches))
+            batch, began = self.updates.ready(next(batches)), self.clock()
             for _ in range(TRIALS):
                 for precision, measured in seconds.items():
                     measured.append(self._time(batch, precision))
+                if self.world.any(self.clock() - began > LONG):
+                    break
             if hasattr(batches, "close"):
                 batches.close()
         pace = {precision: self.world.agree(min(measured)) for precision, measured in seconds.items()}
@@ -303,6 +306,6 @@ class Trainer:
             values = self.objective.validate(batch, streams) if validate else {}
             shown = self.objective.preview(batch, streams) if show else None
         if shown is not None:
-            pictures = png_bytes(grid(list(to_pixels(shown)), scale=2))
+            pictures = png_bytes(grid(list(to_pixels(shown)), columns=8, scale=2))
             atomic_write(self.folder / "previews" / f"{self.counters.step:07d}.png", pictures)
         return {f"valid/{k}": float(v) for k, v in values.items()}

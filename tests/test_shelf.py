@@ -1,0 +1,63 @@
+"""What ships inside: every model on the shelf opens, is small, says what it is, and paints what it is asked for."""
+
+import numpy as np
+import pytest
+import torch
+
+from giverny.assembly import PACKAGE, describe_model, open_painter
+from giverny.checkpoints.native import read_card
+from giverny.data.arrays import open_idx
+from giverny.pipelines.text2image import paint
+from conftest import FIXTURES
+
+SHELF = sorted(p.parent for p in (PACKAGE / "shelf").glob("*/card.json"))
+pytestmark = pytest.mark.xdist_group("shelf")
+
+
+def test_something_ships():
+    assert "fashion-mnist" in {p.name for p in SHELF}
+
+
+@pytest.mark.parametrize("folder", SHELF, ids=lambda p: p.name)
+def test_card_is_complete_and_weights_are_small(folder):
+    card = describe_model(folder)
+    assert card["bytes"] <= 20e6
+    for key in ("title", "licence", "prompts", "parameters", "scores", "fingerprint"):
+        assert card[key], f"{key} is missing on the card"
+    assert card["data"]["licence"] and card["data"]["pictures"] > 0
+    assert 0 < card["training"]["hours"] <= 2.0 and card["training"]["device"] and card["training"]["stages"]
+    for score in card["scores"]:
+        assert score["conditions"], f"{score['name']} has no conditions"
+
+
+@pytest.mark.parametrize("folder", SHELF, ids=lambda p: p.name)
+def test_opens_and_paints_every_prompt_of_its_card(folder):
+    painter, card = open_painter(folder), read_card(folder)
+    pictures = paint(painter, *card.prompts, seed=1, steps=6)
+    assert len(pictures) == len(card.prompts)
+    assert all(p.size == card.size and p.pixels.std() > 10 for p in pictures)
+
+
+def test_fashion_mnist_paints_the_class_it_is_asked_for():
+    """Judged by the nearest of 400 real pictures, a weak judge: it is right about 3 real ones in 4, so more is not asked."""
+    real, test = (open_idx(FIXTURES / "fashion-mnist", split) for split in ("train", "test"))
+    bank = torch.tensor(real.pixels.reshape(len(real), -1)).float()
+
+    def right(pixels, labels):
+        distance = torch.cdist(torch.tensor(pixels.reshape(len(pixels), -1)).float(), bank)
+        return float((torch.tensor(real.labels)[distance.argmin(1)] == torch.tensor(labels)).float().mean())
+
+    painter, card = open_painter(PACKAGE / "shelf" / "fashion-mnist"), read_card(PACKAGE / "shelf" / "fashion-mnist")
+    pictures = paint(painter, *card.prompts, n=8, seed=100)
+    painted = right(np.stack([p.pixels[..., 0] for p in pictures]), np.repeat(np.arange(10), 8))
+    on_real = right(test.pixels[..., 0], test.labels)
+    assert on_real > 0.65  # the judge is of some use
+    assert painted > on_real - 0.1
+    unlike = right(np.stack([p.pixels[..., 0] for p in pictures]), np.repeat(np.arange(10)[::-1], 8))
+    assert unlike < 0.3  # and it can tell when the words are wrong
+
+
+def test_pictures_of_one_prompt_differ():
+    painter = open_painter(PACKAGE / "shelf" / "fashion-mnist")
+    pictures = np.stack([p.pixels for p in paint(painter, "a dress", n=8, seed=3)]).astype(float)
+    assert np.abs(pictures[:, None] - pictures[None]).mean(axis=(2, 3, 4))[np.triu_indices(8, 1)].min() > 3
