@@ -19,7 +19,8 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
 
 def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n, d), (m, d) -> (n, m): (a . b / d + 1)^3."""
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    base = a @ b.T / a.shape[1] + 1
+    return base * base * base  # many times faster than a power
 
 
 def mean_apart(square: np.ndarray, classes: int = 1) -> float:
@@ -52,7 +53,8 @@ class Reference:
     def distance(self, features: np.ndarray, halves: int = 0) -> tuple[float, float]:
         """Unbiased squared MMD of (n, d), and its standard error by half-samples (0 where none are asked for).
 
-        Halves drawn without replacement, class by class, vary among themselves as whole sets of n do.
+        Halves drawn without replacement, class by class, vary among themselves as whole sets of n do (and more where the
+        distance is near 0: the error is then too large rather than too small).
         """
         square, across = kernel(features, features), kernel(features, self.features).mean(1)
         chance, size = np.random.default_rng(0), len(features) // self.classes

@@ -167,7 +167,7 @@ def test_train_dry_run_says_what_it_takes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = write_tiny(tmp_path)
     rows = events("train", recipe, "--dry-run")
-    assert [r["stage"] for r in rows] == ["autoencoder", "text", "denoiser"]
+    assert [r["stage"] for r in rows] == ["autoencoder", "text", "denoiser", "decoder"]
     assert all(r["steps"] == 10 and r["seconds a step"] > 0 and r["memory"] and r["disk"] for r in rows)
     assert not (tmp_path / "runs").exists()
 
@@ -190,7 +190,7 @@ def test_train_makes_a_model_and_a_report(tmp_path):
     assert "steps = 4" in (tmp_path / "run" / "recipe.toml").read_text()
     assert "--resume" in run("train", recipe, "--out", tmp_path / "run", code=2).output
     again = events("train", recipe, "--out", tmp_path / "run", "--set", "denoiser.loop.steps=4", "--resume")
-    assert [e["happened"] for e in again if e["event"] == "stage"] == ["reused"] * 3
+    assert [e["happened"] for e in again if e["event"] == "stage"] == ["reused"] * 4
 
 
 def test_train_names_wrong_keys_all_at_once(tmp_path):
@@ -210,7 +210,10 @@ def test_train_on_ones_own_folder(tmp_path):
     recipe = write_tiny(tmp_path)
     run("train", recipe, "--set", f"data.source={pictures}", "--out", tmp_path / "run")
     run("paint", "a red field", "-m", tmp_path / "run", "-o", tmp_path / "out")
-    assert "missing" in run("train", recipe, "--set", f"data.source={tmp_path / 'missing'}", "--out", tmp_path / "x", code=2).output
+    assert (
+        "missing"
+        in run("train", recipe, "--set", f"data.source={tmp_path / 'missing'}", "--out", tmp_path / "x", code=2).output
+    )
 
 
 @pytest.mark.parametrize("text", ["", "abc", "0", "-5", "1x", "1h2"])
@@ -246,7 +249,22 @@ def test_ctrl_c_stops_a_training_and_it_goes_on(tmp_path):
 
 
 def test_ctrl_c_stops_painting_and_leaves_whole_files(tiny, tmp_path):
-    command = [sys.executable, "-m", "giverny", "paint", "a ring", "-n", "4000", "--steps", "50", "-m", tiny, "-o", str(tmp_path), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "giverny",
+        "paint",
+        "a ring",
+        "-n",
+        "4000",
+        "--steps",
+        "50",
+        "-m",
+        tiny,
+        "-o",
+        str(tmp_path),
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import FIXTURES
 from giverny.assembly import PACKAGE, describe_model, open_painter
 from giverny.checkpoints.native import read_card
 from giverny.data.arrays import open_idx
 from giverny.pipelines.text2image import paint
-from conftest import FIXTURES
 
 SHELF = sorted(p.parent for p in (PACKAGE / "shelf").glob("*/card.json"))
 pytestmark = pytest.mark.xdist_group("shelf")

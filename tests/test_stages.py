@@ -164,7 +164,7 @@ def test_float64_stages_leave_float32_weights(tmp_path: Path) -> None:
 
 def test_a_budget_is_shared_and_kept_over_all_stages(tmp_path: Path) -> None:
     free = toys.loop(steps=None)
-    made = Two(free, free, seconds=1.0, preparing=20.0)
+    made = Two(free, free, seconds=2.0, preparing=20.0)
     made.run(tmp_path, budget=600.0)
     assert abs(made.now[0] - 600) <= 0.05 * 600
     notes = [read_note(stage_folder(tmp_path, s)) for s in ("first", "second")]
@@ -178,14 +178,14 @@ def test_a_stage_with_steps_of_its_own_leaves_what_it_does_not_need(tmp_path: Pa
     assert abs(made.now[0] - 300) <= 0.05 * 300
 
 
-@pytest.mark.parametrize(("stage", "step"), [("first", 50), ("second", 100)])
+@pytest.mark.parametrize(("stage", "step"), [("first", 12), ("second", 30)])
 def test_a_stopped_run_does_not_get_its_budget_anew(stage: str, step: int, tmp_path: Path) -> None:
     free = toys.loop(steps=None)
-    whole = Two(free, free, seconds=1.0)
+    whole = Two(free, free, seconds=4.0)
     whole.run(tmp_path / "whole", budget=600.0)
-    part = Two(free, free, seconds=1.0)
+    part = Two(free, free, seconds=4.0)
     _stop(part, tmp_path / "part", stage, step, 600.0)
-    later = Two(free, free, seconds=1.0)
+    later = Two(free, free, seconds=4.0)
     later.run(tmp_path / "part", budget=600.0)
     assert abs(part.now[0] + later.now[0] - 600) <= 0.05 * 600
     for name in ("first", "second"):
@@ -194,7 +194,7 @@ def test_a_stopped_run_does_not_get_its_budget_anew(stage: str, step: int, tmp_p
 
 def test_stages_reused_from_a_longer_run_leave_the_others_something(tmp_path: Path) -> None:
     free = toys.loop(steps=None)
-    Two(free, free, seconds=1.0).run(tmp_path, budget=6000.0)
+    Two(free, free, seconds=30.0).run(tmp_path, budget=6000.0)
     short = Two(free, toys.loop(steps=None, learning_rate=0.5), seconds=1.0)
     assert short.run(tmp_path, budget=200.0)[0] == ("first", "reused")
     assert 80 < short.now[0] < 160

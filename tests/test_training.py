@@ -280,6 +280,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(kind: str, two: Path
 def test_processes_skip_together_and_keep_one_plan(two: Path, tmp_path: Path) -> None:
     leader, other = (torch.load(two / f"skip-{rank}.pt") for rank in (0, 1))
     assert same(leader, other) and all(bool(v.isfinite().all()) for v in leader.values())
+    assert torch.equal(leader["net.line.idle"], torch.ones(2, 2))
     counters = state.read_counters(two / "skip" / "state")
     assert counters is not None and counters.skipped == 1
     ours, theirs = (torch.load(two / f"plan-{rank}.pt") for rank in (0, 1))
@@ -622,7 +623,7 @@ def test_updates_and_averages_follow_the_written_formulas(tmp_path: Path) -> Non
     )  # fmt: skip
     made = Trainer(toys.Slope(), toys.batches(), recipe, tmp_path)
     line = nn.Linear(3, 2).double()
-    line.load_state_dict(made.objective.modules["line"].state_dict())
+    line.load_state_dict({k: v for k, v in made.objective.modules["line"].state_dict().items() if k != "idle"})
     average = {k: v.detach().clone() for k, v in line.state_dict().items()}
     moments = {k: (torch.zeros_like(p), torch.zeros_like(p)) for k, p in line.named_parameters()}
     clipped = 0
@@ -647,6 +648,7 @@ def test_updates_and_averages_follow_the_written_formulas(tmp_path: Path) -> Non
                 average[name] = decay * average[name] + (1 - decay) * p
     assert clipped > 0  # or the test would not see it
     toys.finish(made)
+    assert torch.equal(made.objective.modules["line"].state_dict()["idle"], torch.ones(2, 2).double())
     for name, p in line.named_parameters():
         assert torch.allclose(made.objective.modules["line"].state_dict()[name], p, rtol=0, atol=1e-10)
         assert torch.allclose(made.averages["line"][name], average[name], rtol=0, atol=1e-10)
@@ -690,7 +692,7 @@ def test_the_denoising_loss_is_the_weighted_error_of_the_papers(prediction: Any,
         weight = 1.0 if gamma is None else min(snr, gamma) / {"epsilon": snr, "v": snr + 1, "sample": 1.0}[prediction]
         plain += float(wanted.square().mean()) / 16
         total += weight * float(wanted.square().mean()) / 16
-    assert float(found["loss"]) == pytest.approx(total, rel=1e-9)
+    assert found["loss"].item() == pytest.approx(total, rel=1e-9)
     assert float(found["error"]) == pytest.approx(plain, rel=1e-9)
 
 

@@ -111,8 +111,8 @@ def loop(**changes: Any) -> LoopRecipe:
 
 
 def trainer(kind: str, folder: Path, resume: bool = False, dropout: float = 0.0, **changes: Any) -> Trainer:
-    """A training of one of KINDS. Initial weights depend on whether it is resumed: a state must overwrite them all."""
-    made = objective(kind, dropout, seed=7 if resume else 0)
+    """A training of one of KINDS. Where there is a state, it must overwrite all of other initial weights."""
+    made = objective(kind, dropout, seed=7 if resume and any((folder / "state").glob("state-*")) else 0)
     return Trainer(made, batches(), loop(**changes), folder, batch_at(100), resume=resume, identity=kind)
 
 
@@ -136,6 +136,7 @@ class Slope:
     def __init__(self, watch: Callable[[int], None] = lambda step: None, see: Callable[[], None] = lambda: None) -> None:
         torch.manual_seed(0)
         self.line, self.watch, self.see = nn.Linear(3, 2), watch, see
+        self.line.idle = nn.Parameter(torch.ones(2, 2))  # no loss depends on it: no decay may shrink it
         self.modules = {"line": self.line}
 
     def turns(self) -> Sequence[Turn]:

@@ -4,6 +4,7 @@ At Stable Diffusion 1.x's sizes (`KLRecipe()`) it has 83,653,863 parameters and 
 folder. Each level but the last halves the sides: `factor` = 2 ** (levels - 1).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,6 +158,11 @@ class KLAutoencoder(nn.Module):
         self.decoder = Decoder(recipe)
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = nn.Conv2d(z, z, 1)
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """What turns latents into pixels: may be taught further without changing what latents mean."""
+        yield from self.post_quant_conv.parameters()
+        yield from self.decoder.parameters()
 
     def encode(self, pixels: Tensor) -> Gaussian:
         mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)

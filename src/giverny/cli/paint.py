@@ -116,7 +116,7 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     pictures = [done[r.id] for r in requests if r.id in done]
     if pictures:
         sheet = out / f"sheet-{first:05d}.png"
-        contact_sheet(pictures).save(sheet)
+        contact_sheet(pictures, columns_for(requests)).save(sheet)
         voice.event("sheet", file=sheet)
     if trace and pictures:
         write_trace(pictures, out / "trace", first, voice)
@@ -138,6 +138,12 @@ def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> 
         evolution([picture], most=len(picture.trace)).save(folder / f"{i:05d}.png")
         write_gif(folder / f"{i:05d}.gif", picture.trace, 120)
         voice.event("trace", file=folder / f"{i:05d}.png")
+
+
+def columns_for(requests: list[Any]) -> int | None:
+    """Whole prompts side by side, about eight pictures a row; None leaves it to the sheet."""
+    each = len(requests) // len({r.prompt for r in requests})
+    return each * max(1, 8 // each) if 1 < each < len(requests) else None
 
 
 def next_number(folder: Path) -> int:

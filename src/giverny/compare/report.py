@@ -10,10 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
-import re
 import tomllib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,8 +31,7 @@ from ..checkpoints.native import CARD, Card, read_card
 from ..data.catalog import CATALOG
 from ..training.log import read_log
 from ..training.state import Counters, read_counters
-
-Curve = list[tuple[float, float]]  # (step, value), in the order of steps
+from .curves import Curve, draw, number, quantities, told_of, words
 
 STAGES = 20  # shown; further ones are counted
 CHARTS, SHOTS = 60, 60  # on the whole page
@@ -43,11 +39,6 @@ CHARTS_EACH, SHOTS_EACH = 12, 8  # of a stage
 PICTURE_BYTES = 1_500_000  # of all pictures together; a third more once written as text
 LETTERS = 100_000  # of the recipe
 LARGE = 560  # CSS pixels, about how wide the last picture of a stage is shown
-POINTS = 300  # of a drawn line
-FEW = 40  # values that are each marked; more are smoothed
-# Colours that curves are drawn in, and what the page's style calls them.
-FAINT, LINE, TRAIN, VALID = "#010203", "#010204", "#010205", "#010206"
-INKS = {FAINT: "--faint", LINE: "--line", TRAIN: "--train", VALID: "--valid"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +135,7 @@ def _page(found: Found, stages: Sequence[Stage]) -> str:
 
     # a recipe may lack any entry, and an entry may be anything
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"time": _time, "number": _words, "plain": _plain}
+    environment.filters |= {"time": _time, "number": words, "plain": _plain}
     card, own = found.card, found.recipe
     name = (card and card.name) or own.get("name") or found.run.resolve().name
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8")).render(
@@ -234,22 +225,22 @@ def _read_stage(found: Found, folder: Path, count: int) -> Stage:
 
 def _standing(counters: Counters | None, logged: float | None) -> str:
     """Where an unfinished stage is; whether it still runs cannot be seen from its folder."""
-    said = f"saved at step {counters.step:,} of {counters.plan.total:,}" if counters else "no state to resume from"
+    said = f"saved at step {counters.step:,} of {counters.plan.total:,}" if counters else "no readable state"
     further = logged is not None and (counters is None or logged > counters.step)
-    return f"not finished: {said}" + (f", logged up to step {_words(logged)}" if further else "")
+    return f"not finished: {said}" + (f", logged up to step {words(logged)}" if further else "")
 
 
 def _curves(records: Sequence[Any]) -> dict[str, Curve]:
     """The finite numbers of a log by name, in the order of steps; a step told twice counts as told last."""
     curves: dict[str, dict[float, float]] = {}
     for record in records:
-        step = _number(record.get("step")) if isinstance(record, dict) else None
+        step = number(record.get("step")) if isinstance(record, dict) else None
         if step is None:
             continue
         for key, value in record.items():
-            number = _number(value)
-            if key != "step" and number is not None:
-                curves.setdefault(key, {})[step] = number
+            found = number(value)
+            if key != "step" and found is not None:
+                curves.setdefault(key, {})[step] = found
     return {key: sorted(curve.items()) for key, curve in curves.items()}
 
 
@@ -259,127 +250,15 @@ def _curves(records: Sequence[Any]) -> dict[str, Curve]:
 
 def _charts(found: Found, stage: str, curves: Mapping[str, Curve], most: int) -> tuple[list[Chart], list[str]]:
     """The charts of a stage, the most telling first, and the names of those that are left out."""
-    quantities = _quantities(curves, _number(found.setting(stage, "loop", "learning_rate")))
+    found_quantities = quantities(curves, number(found.setting(stage, "loop", "learning_rate")))
     charts = []
-    for title, lines in quantities[:most]:
-        told = [("valid" if kind == "valid" else "train", _told(kind, curve)) for kind, curve in lines.items()]
+    for title, lines in found_quantities[:most]:
+        told = [("valid" if kind == "valid" else "train", told_of(kind, curve)) for kind, curve in lines.items()]
         svg = ""
         with found.attempt(f"{stage}: {title} cannot be drawn"):
-            svg = _draw(lines, f"{stage} {title}")
+            svg = draw(lines, f"{stage} {title}", linear=title.startswith("learning rate"))
         charts.append(Chart(title, told, svg))
-    return charts, [title for title, _ in quantities[most:]]
-
-
-def _quantities(curves: Mapping[str, Curve], learning_rate: float | None) -> list[tuple[str, dict[str, Curve]]]:
-    """[(title, {"train" | "valid" | "": curve})]: what is measured in training and in validation shares a chart."""
-    grouped: dict[str, dict[str, Curve]] = {}
-    several = any(key.startswith("train/") and "." in key for key in curves)  # turns have learning rates of their own
-    for key, curve in curves.items():
-        kind, _, name = key.partition("/")
-        if key == "train/rate" and learning_rate is not None and not several:
-            grouped["learning rate"] = {"": [(step, value * learning_rate) for step, value in curve]}
-        elif key == "train/rate":
-            grouped["learning rate (1: its full height)"] = {"": curve}
-        elif key == "time/step":
-            grouped["seconds per step"] = {"": curve}
-        elif kind in ("train", "valid") and name:
-            grouped.setdefault(name, {})[kind] = curve
-        else:
-            grouped[key] = {"": curve}
-    grouped.pop("skipped", None)  # counted in the table
-    loss = grouped.get("loss", {})
-    if list(loss) == ["train"] and any(
-        lines.get("train") == loss["train"] for name, lines in grouped.items() if name != "loss"
-    ):
-        del grouped["loss"]  # it is that quantity and nothing else
-
-    def rank(title: str) -> int:
-        if title.startswith("learning rate") or title == "seconds per step":
-            return 5
-        word = title.rpartition(".")[2]
-        return (
-            4
-            if word == "norm"
-            else 0
-            if len(grouped[title]) > 1
-            else 1
-            if word == "loss"
-            else 2
-            if "valid" in grouped[title]
-            else 3
-        )
-
-    return [(title.replace("_", " "), grouped[title]) for title in sorted(grouped, key=rank)]
-
-
-def _told(kind: str, curve: Curve) -> str:
-    """Where a line ends; of a line alone in its chart, also how high it was."""
-    last = _words(curve[-1][1])
-    if kind:
-        return f"{'validation' if kind == 'valid' else kind} {last}"
-    return f"last {last}, highest {_words(max(value for _, value in curve))}"
-
-
-def _draw(lines: Mapping[str, Curve], salt: str) -> str:
-    """An SVG element, 360 x 200, in the colours and the font of the page around it."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    own = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "axes.linewidth": 0.6, "axes.edgecolor": LINE}
-    own |= {"axes.spines.top": False, "axes.spines.right": False, "xtick.color": FAINT, "ytick.color": FAINT}
-    own |= {"axes.labelcolor": FAINT, "xtick.major.size": 3, "ytick.major.size": 0}
-    # the defaults first: a person's own style must not reach the page; all of it is put back afterwards
-    with matplotlib.style.context(["default", own]), warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        figure = Figure(figsize=(5, 2.78), dpi=72)
-        axes = figure.add_axes((0.115, 0.175, 0.87, 0.8))
-        values = [value for curve in lines.values() for _, value in curve]
-        if min(values) > 0 and max(values) > 20 * min(values):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
-            axes.yaxis.set_minor_locator(NullLocator())
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-        for kind, curve in lines.items():
-            _draw_line(axes, curve, kind == "valid")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: _words(value)))
-        axes.grid(axis="y", color=LINE, linewidth=0.5)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("step", labelpad=1)
-        buffer = io.StringIO()
-        about = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # nothing, so that equal curves give equal pages
-        figure.savefig(buffer, format="svg", transparent=True, metadata=about)
-    return _for_page(buffer.getvalue())
-
-
-def _draw_line(axes: Any, curve: Curve, valid: bool) -> None:
-    """Measured values; where there are many, faint, with their moving median over them."""
-    color = VALID if valid else TRAIN
-    steps, values = (np.array(part, dtype=np.float64) for part in zip(*curve, strict=True))
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), POINTS)).round().astype(int))
-    if valid or len(steps) < FEW:
-        marker = "o" if len(steps) < FEW else None
-        axes.plot(steps[chosen], values[chosen], color=color, linewidth=1.4, marker=marker, markersize=2.6)
-        return
-    around = [min(len(steps) // FEW, i, len(steps) - 1 - i) for i in chosen]  # fewer at the ends, where it must not lean
-    middle = [np.median(values[i - n : i + n + 1]) for i, n in zip(chosen, around, strict=True)]
-    axes.plot(steps[chosen], values[chosen], color=color, linewidth=0.7, alpha=0.35)
-    axes.plot(steps[chosen], middle, color=color, linewidth=1.4)
-
-
-def _for_page(svg: str) -> str:
-    """The bare element: no prolog, no fixed size, no font, no names of groups (which would repeat on a page)."""
-    svg = svg[svg.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
-    svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg)
-    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)  # coordinates, not the words
-    for ink, name in INKS.items():
-        svg = svg.replace(ink, f"var({name})")
-    return svg
+    return charts, [title for title, _ in found_quantities[most:]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -421,26 +300,9 @@ def _embed(pixels: np.ndarray, room: int) -> str:
 # Words
 
 
-def _number(value: Any) -> float | None:
-    """A finite number as a float; None for everything else, true and false among it."""
-    try:
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _words(value: Any) -> str:
-    """A number to read: whole ones with their thousands apart, others to four digits; "?" for what is no number."""
-    number = _number(value)
-    if number is None:
-        return "?"
-    return f"{number:,.0f}" if abs(number) < 1e12 and number.is_integer() else f"{number:.4g}"
-
-
 def _time(value: Any) -> str:
     """Seconds in the unit that suits them."""
-    seconds = _number(value)
+    seconds = number(value)
     if seconds is None:
         return "?"
     if seconds < 100:
@@ -454,4 +316,4 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(part) for part in value)
-    return str(value) if _number(value) is None else _words(value)
+    return str(value) if number(value) is None else words(value)

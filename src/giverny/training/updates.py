@@ -58,6 +58,8 @@ class Updates:
             module.train()
         for module in self.objective.modules.values():
             self.world.share(module.parameters())
+        for average in self.averages.values():
+            self.world.share(average.values())
         self.share_buffers()
 
     def share_buffers(self) -> None:
@@ -156,8 +158,12 @@ class Updates:
     @contextmanager
     def _chance(self, step: int, turn: str, first: int) -> Iterator[None]:
         """Dropout inside networks draws from torch's global generators: seeded here, put back afterwards."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self.recipe.seed, step, turn, first))
+        seed, cuda = derive_seed(self.recipe.seed, step, turn, first), self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if cuda else []):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every kind of device: a millisecond
+            if cuda:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
             yield
 
     def _autocast(self, turn: Turn, precision: str) -> torch.autocast:

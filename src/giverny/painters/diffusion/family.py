@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLRecipe
 from ...base.contracts import Family, Source
 from ...base.recipe import check
@@ -21,7 +22,7 @@ from ...training.parallel import World
 from .backends import choose_backend
 from .knobs import DiffusionKnobs
 from .painter import DiffusionPainter
-from .recipe import AutoencoderStage, DataRecipe, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
+from .recipe import AutoencoderStage, DataRecipe, DecoderStage, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
 from .stages import DiffusionWorkshop
 
 
@@ -68,6 +69,7 @@ def tiny() -> DiffusionRecipe:
         autoencoder=AutoencoderStage(
             network=KLRecipe(channels=(8, 16), blocks=1, groups=4, latent_channels=4, middle_attention=False), loop=loop
         ),
+        decoder=DecoderStage(critic=CriticRecipe(channels=(8, 16)), loop=loop),
         text=TextStage(
             text=ClipTextRecipe(width=16, layers=1, heads=2, inner=32, length=12),
             image=ClipImageRecipe(width=16, layers=1, heads=2, inner=32, size=16, patch=4),

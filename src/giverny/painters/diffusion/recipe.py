@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
+from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLAutoencoder, KLRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
@@ -23,6 +24,7 @@ from ...training.contrast import ContrastRecipe
 from ...training.denoise import DenoiseRecipe
 from ...training.loop import LoopRecipe
 from ...training.reconstruct import ReconstructRecipe
+from ...training.sharpen import SharpenRecipe
 
 
 class DataRecipe(Frozen):
@@ -45,6 +47,13 @@ class AutoencoderStage(StageRecipe):
     objective: ReconstructRecipe = ReconstructRecipe()
 
 
+class DecoderStage(StageRecipe):
+    """The decoder taught further by a critic, to paint sharply; latents keep their meaning."""
+
+    critic: CriticRecipe
+    objective: SharpenRecipe = SharpenRecipe()
+
+
 class TextStage(StageRecipe):
     vocabulary: int = Field(1024, ge=514, description="tokens of the byte-pair tokenizer, learnt from the captions")
     text: ClipTextRecipe
@@ -60,7 +69,8 @@ class DenoiserStage(StageRecipe):
 
 
 class DiffusionRecipe(Frozen):
-    """Latent diffusion in three stages: autoencoder, CLIP, denoiser. Without an autoencoder it works on pixels."""
+    """Latent diffusion in stages: autoencoder, its decoder once more (optional), CLIP, denoiser. Without an autoencoder it
+    works on pixels."""
 
     family: Literal["diffusion"] = "diffusion"
     name: str
@@ -70,6 +80,7 @@ class DiffusionRecipe(Frozen):
     data: DataRecipe
     schedule: ScheduleRecipe = ScheduleRecipe()
     autoencoder: AutoencoderStage | None = None
+    decoder: DecoderStage | None = None
     text: TextStage
     denoiser: DenoiserStage
     knobs: dict[str, Any] = Field(default_factory=dict, description="the model's own painting defaults")
@@ -90,6 +101,11 @@ class DiffusionRecipe(Frozen):
             wanted = self.data.channels
         if (net.in_channels, net.out_channels) != (wanted, wanted):
             raise ValueError(f"denoiser.network wants in_channels = out_channels = {wanted}")
+        if self.decoder is not None:
+            if self.autoencoder is None:
+                raise ValueError("a decoder stage wants an autoencoder stage before it")
+            if self.decoder.critic.picture_channels != self.data.channels:
+                raise ValueError(f"decoder.critic.picture_channels wants to be data.channels = {self.data.channels}")
         if net.cross and net.context_width != text.width:
             raise ValueError(f"denoiser.network.context_width wants to be text.text.width = {text.width}")
         if net.additive and net.pooled_width != self.text.shared_width:

@@ -1,7 +1,9 @@
-"""How a diffusion model is trained: autoencoder, then CLIP, then the denoiser on what the first two make of the data."""
+"""How a diffusion model is trained: autoencoder, CLIP, the denoiser on what these make of the data, and last, where the
+recipe has it, the decoder once more against a critic."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from ...training.denoise import DenoiseObjective
 from ...training.parallel import World
 from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
+from ...training.sharpen import Sharpen
 from .painter import DiffusionPainter
 from .recipe import DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
@@ -60,7 +63,8 @@ class DiffusionWorkshop:
     def shares(self) -> dict[str, float]:
         recipe = self.recipe
         first = {"autoencoder": recipe.autoencoder.share} if recipe.autoencoder is not None else {}
-        return first | {"text": recipe.text.share, "denoiser": recipe.denoiser.share}
+        last = {"decoder": recipe.decoder.share} if recipe.decoder is not None else {}
+        return first | {"text": recipe.text.share, "denoiser": recipe.denoiser.share} | last
 
     def jobs(self) -> Iterator[StageJob]:
         """Stages in order; each is asked for only after the one before has been accepted."""
@@ -78,6 +82,8 @@ class DiffusionWorkshop:
         weights = [fingerprint_tensors(n.state_dict()) for n in (self.autoencoder, self.clip) if n is not None]
         self._latent_name = f"latents-{fingerprint([data, weights[:-1]])}.npy"
         yield job("denoiser", recipe.denoiser, [recipe.schedule, weights], self._denoise, self._keep_denoiser)
+        if recipe.decoder is not None:
+            yield job("decoder", recipe.decoder, weights[:1], self._sharpen, self._keep_autoencoder)
 
     def result(self) -> Trained:
         """What goes into the model folder."""
@@ -136,6 +142,15 @@ class DiffusionWorkshop:
             network = stage.network.build().to(self.device)
         loader = self._loader(stage.loop.batch, stage.loop.seed, self.kept)
         return Reconstruct(network, stage.objective), self._batches(loader), self._fixed()
+
+    def _sharpen(self) -> tuple[Objective, Any, Batch]:
+        stage = self.recipe.decoder
+        assert stage is not None and self.autoencoder is not None
+        with seeded(stage.loop.seed, "critic"):
+            critic = stage.critic.build().to(self.device)
+        network = copy.deepcopy(self.autoencoder).requires_grad_(True)
+        loader = self._loader(stage.loop.batch, stage.loop.seed, self.kept)
+        return Sharpen(network, critic, stage.objective), self._batches(loader), self._fixed()
 
     def _keep_autoencoder(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         assert self.recipe.autoencoder is not None
