@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="time the command line from a cold start instead")
     args = parser.parse_args()
     machine = describe_machine()
-    print(f"torch {machine['torch']}, {torch.get_num_threads()} threads, {machine['cpu_capability']}, float32, {args.steps} steps")
+    print(
+        f"torch {machine['torch']}, {torch.get_num_threads()} threads, {machine['cpu_capability']}, float32, {args.steps} steps"
+    )
     if args.cold:
         seconds = cold(args.steps)
         print(f'giverny paint "{PROMPT}" -n 4, cold: min {min(seconds):.2f} s, median {statistics.median(seconds):.2f} s')

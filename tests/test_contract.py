@@ -136,7 +136,7 @@ def test_a_damaged_model_folder_is_refused(name, tiny_runs, tmp_path):
     weights = folder / "weights.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-100])
-    with pytest.raises(InputError, match="weights.safetensors"):
+    with pytest.raises(InputError, match="weights"):
         open_painter(folder)
     weights.write_bytes(good)
     card = json.loads((folder / "card.json").read_text())

@@ -226,7 +226,10 @@ def test_autoencoder_equals_diffusers(name, training, seed):
 
 
 CLIPS = {
-    "shrunk": (dict(width=48, layers=3, heads=4, inner=96, vocabulary=99, length=16), dict(width=32, layers=2, heads=4, inner=64, size=32, patch=8)),
+    "shrunk": (
+        dict(width=48, layers=3, heads=4, inner=96, vocabulary=99, length=16),
+        dict(width=32, layers=2, heads=4, inner=64, size=32, patch=8),
+    ),
     "odd_gelu": (
         dict(width=35, layers=1, heads=5, inner=51, vocabulary=23, length=9, activation="gelu"),
         dict(width=21, layers=3, heads=3, inner=40, size=20, patch=5, activation="gelu", channels=1),

@@ -23,7 +23,7 @@ from giverny.base.contracts import Score
 from giverny.base.errors import InputError
 from giverny.base.images import png_bytes
 from giverny.checkpoints.native import Card, write_card
-from giverny.compare import report
+from giverny.compare import curves, report
 from giverny.compare.report import write_report
 from giverny.data.toy import ToyShapes
 from giverny.training.log import RunLog
@@ -390,7 +390,7 @@ def test_drawings_take_the_pages_colours_and_share_no_names(tmp_path: Path) -> N
     assert len(ids) == len(set(ids))
     assert not re.findall(r"#0102\d\d", page.html) and "var(--valid)" in page.html
     style = page.html[: page.html.index("</style>")]
-    for name in report.INKS.values():
+    for name in curves.INKS.values():
         assert style.count(f"{name}:") == 2  # light and dark
     assert "prefers-color-scheme: dark" in style and 'name="viewport"' in page.html
 

@@ -24,7 +24,7 @@ MAY = {
     "training": {"base", "sampling", "denoisers.precondition"},  # of the networks' rooms only what a prediction means
     "painters": BELOW_4 | {"training"},
     "pipelines": {"base", "training", "sampling", "steering", "data"},
-    "compare": {"base", "training", "checkpoints"},
+    "compare": {"base", "training", "checkpoints", "data"},
     "assembly": BELOW_4 | {"training", "painters", "pipelines", "compare"},
     "cli": BELOW_4 | {"training", "painters", "pipelines", "compare", "assembly"},
 }

@@ -216,7 +216,7 @@ def _diffusion(run: Path, **changes: Any) -> tuple[list[tuple[str, str]], Any]:
 
 def test_a_diffusion_model_trains_again_what_depends_on_a_change(tmp_path: Path) -> None:
     told, first = _diffusion(tmp_path)
-    stages = ("autoencoder", "text", "denoiser")
+    stages = ("autoencoder", "text", "denoiser", "decoder")
     assert told == [(s, h) for s in stages for h in ("started", "finished")]
     told, second = _diffusion(tmp_path)
     assert told == [(s, "reused") for s in stages]
@@ -227,10 +227,11 @@ def test_a_diffusion_model_trains_again_what_depends_on_a_change(tmp_path: Path)
     written = cache.stat().st_mtime_ns
 
     told, _ = _diffusion(tmp_path, denoiser={"learning_rate": 3e-3})
-    assert told == [("autoencoder", "reused"), ("text", "reused"), ("denoiser", "started"), ("denoiser", "finished")]
+    reused = [("autoencoder", "reused"), ("text", "reused")]
+    assert told == [*reused, ("denoiser", "started"), ("denoiser", "finished"), ("decoder", "reused")]
     assert [p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("latents-*.npy")] == [written]
     told, _ = _diffusion(tmp_path, autoencoder={"learning_rate": 3e-3})
-    assert told[2] == ("text", "reused") and told[-1] == ("denoiser", "finished") and len(told) == 5
+    assert told[2] == ("text", "reused") and told[-1] == ("decoder", "finished") and len(told) == 7
     assert len(list((tmp_path / "cache").glob("latents-*.npy"))) == 2
     # Other weights of the same recipe, as a longer budget brings them, make other latents and another denoiser.
     weights = stage_folder(tmp_path, "autoencoder") / "weights.safetensors"
@@ -239,7 +240,7 @@ def test_a_diffusion_model_trains_again_what_depends_on_a_change(tmp_path: Path)
     tensors = load_file(str(weights))
     save_file({k: v * 1.01 for k, v in tensors.items()}, str(weights))
     told, _ = _diffusion(tmp_path, autoencoder={"learning_rate": 3e-3})
-    assert told[0] == ("autoencoder", "reused") and told[-1] == ("denoiser", "finished")
+    assert told[0] == ("autoencoder", "reused") and told[-1] == ("decoder", "finished")
     assert len(list((tmp_path / "cache").glob("latents-*.npy"))) == 3
 
 
