@@ -55,6 +55,7 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     with world() as two:
         found = {kind: train(kind, out / kind, two) for kind in PAIRED}
+        found["adversarial"] = train("adversarial", out / "adversarial", two)
         found |= {"skip": skip(out / "skip", two), "plan": plan(out / "plan", two)}
         for name, made in found.items():
             torch.save(made, out / f"{name}-{two.rank}.pt")

@@ -54,18 +54,18 @@ class Updates:
 
     def begin(self) -> None:
         """Every process starts from the leader's weights, in training mode."""
-        for module in self.objective.modules.values():
+        for name, module in self.objective.modules.items():
             module.train()
-        for module in self.objective.modules.values():
             self.world.share(module.parameters())
-        for average in self.averages.values():
-            self.world.share(average.values())
+            self.world.share(self.averages.get(name, {}).values())
         self.share_buffers()
 
     def share_buffers(self) -> None:
         """Running statistics differ between processes, and only the leader's are saved: they become everyone's."""
-        for module in self.objective.modules.values():
-            self.world.share(module.buffers())
+        for name, module in self.objective.modules.items():
+            average = self.averages.get(name, {})
+            for key, buffer in module.named_buffers():
+                self.world.share([buffer] if key not in average else [buffer, average[key]])
 
     def step(self, step: int, batch: Batch, rate: float, precision: str) -> dict[str, float]:
         """Iteration `step` (from 0) with the learning rate at `rate` of its height.
