@@ -456,7 +456,7 @@ def test_a_batch_that_is_not_finite_moves_nothing(kind: str, tmp_path: Path) -> 
     assert not same(kept[3], kept[4])
     assert all(bool(v.isfinite().all()) for v in kept[-1].values() if v.is_floating_point())
     assert made.counters.skipped == 2
-    assert "train/loss" not in records(tmp_path)[2] and all("NaN" not in str(r) for r in records(tmp_path))
+    assert not any(k.endswith("loss") for k in records(tmp_path)[2]) and all("NaN" not in str(r) for r in records(tmp_path))
 
 
 def test_twenty_bad_updates_in_a_row_stop_the_run_with_the_good_weights_kept(tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_bfloat16_trains(kind: str, tmp_path: Path) -> None:
     losses = [r.values for r in made.run()]
     assert torch.bfloat16 in seen
     assert all(v.dtype != torch.bfloat16 for v in toys.tensors(made).values())
-    if kind != "adversarial":
+    if len(made.turns) == 1:
         assert sum(v["loss"] for v in losses[-5:]) < 0.9 * sum(v["loss"] for v in losses[:5])
         plain = toys.finish(toys.trainer(kind, tmp_path / "float32", steps=1, warmup=0))
         rough = toys.finish(toys.trainer(kind, tmp_path / "bfloat16", steps=1, warmup=0, precision="bfloat16"))

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from giverny.autoencoders.kl import KLRecipe
+from giverny.autoencoders.critic import CriticRecipe
+from giverny.autoencoders.kl import KLAutoencoder, KLRecipe
 from giverny.base.contracts import Batch, Condition, Objective, Streams, Turn
 from giverny.base.images import to_tensor
 from giverny.base.runtime import derive_seed
@@ -30,8 +31,9 @@ from giverny.training.denoise import DenoiseObjective, DenoiseRecipe
 from giverny.training.loop import LoopRecipe, Trainer
 from giverny.training.parallel import World
 from giverny.training.reconstruct import Reconstruct, ReconstructRecipe
+from giverny.training.sharpen import Sharpen, SharpenRecipe
 
-KINDS = ("reconstruct", "contrast", "denoise", "adversarial")
+KINDS = ("reconstruct", "contrast", "denoise", "adversarial", "sharpen")
 BATCH, SIDE = 8, 8
 
 
@@ -69,8 +71,9 @@ def objective(kind: str, dropout: float = 0.0, seed: int = 0, world: World = Wor
     """One of KINDS at toy size, its weights from a seed."""
     torch.manual_seed(seed)
     if kind == "reconstruct":
-        network = KLRecipe(channels=(8, 16), blocks=1, groups=4, latent_channels=2, middle_attention=False, dropout=dropout)
-        return Reconstruct(network.build(), ReconstructRecipe(edges=0.5))
+        return Reconstruct(autoencoder(dropout), ReconstructRecipe(edges=0.5))
+    if kind == "sharpen":
+        return Sharpen(autoencoder(dropout), CriticRecipe(channels=(8, 16)).build(), SharpenRecipe())
     if kind == "contrast":
         tokenizer = Tokenizer.train(sorted(set(shapes()[1])), 600, 12)
         text = ClipTextRecipe(width=16, layers=1, heads=2, inner=32, length=12, vocabulary=tokenizer.vocabulary)
@@ -87,6 +90,11 @@ def objective(kind: str, dropout: float = 0.0, seed: int = 0, world: World = Wor
         return DenoiseObjective(unet.build(), ScheduleRecipe(kind="cosine").table(), recipe, words_as_vectors)
     assert kind == "adversarial"
     return gan(dropout)
+
+
+def autoencoder(dropout: float = 0.0) -> KLAutoencoder:
+    sizes = KLRecipe(channels=(8, 16), blocks=1, groups=4, latent_channels=2, middle_attention=False, dropout=dropout)
+    return sizes.build()
 
 
 def gan(dropout: float = 0.0, **changes: Any) -> Adversarial:
