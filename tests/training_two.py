@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 
 import training_toys as toys
+from giverny.data.toy import ToyShapes
+from giverny.painters.diffusion.family import PAINTER
+from giverny.pipelines.train import train_stages
 from giverny.training.loop import Trainer
 from giverny.training.parallel import World, world
 
@@ -50,11 +53,22 @@ def plan(folder: Path, among: World) -> dict[str, torch.Tensor]:
     return {"steps": torch.tensor(of.counters.step), "seconds": torch.tensor(of.counters.seconds)}
 
 
+def family(folder: Path, among: World = World()) -> dict[str, torch.Tensor]:
+    """All stages of the tiny diffusion model, as a user's command trains them."""
+    recipe, source = PAINTER.tiny(), ToyShapes(count=64, size=16)
+    workshop = PAINTER.workshop(recipe, source, folder / "cache", among, torch.device("cpu"))
+    for _ in train_stages(workshop, folder, world=among):
+        pass
+    networks = workshop.result().networks
+    return {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
     with world() as two:
         found = {kind: train(kind, out / kind, two) for kind in PAIRED}
+        found["family"] = family(out / "family", two)
         found["adversarial"] = train("adversarial", out / "adversarial", two)
         found |= {"skip": skip(out / "skip", two), "plan": plan(out / "plan", two)}
         for name, made in found.items():

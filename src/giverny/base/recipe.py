@@ -230,7 +230,8 @@ def to_toml(model: BaseModel) -> str:
     # the library gives every entry of a list its own line; lists of plain values read better in one
     lists = re.compile(r"\[\n((?: +[^\n\[\]]*,\n)+) *\]")
     text = tomli_w.dumps(_plain(model))
-    text = lists.sub(lambda found: "[" + ", ".join(line.strip(" ,") for line in found[1].splitlines()) + "]", text)
+    # split at "\n" alone: splitlines would also cut at characters that TOML allows inside a string
+    text = lists.sub(lambda found: "[" + ", ".join(line.strip(" ,") for line in found[1].rstrip("\n").split("\n")) + "]", text)
     if check(type(model), tomllib.loads(text), "its own TOML") != model:
         raise ValueError(f"TOML cannot say all of this {type(model).__name__}")
     return text

@@ -21,6 +21,7 @@ from ..layers.blocks import ResidualBlock, sinusoid
 from .unet import SpatialTransformer, TransformerBlock, UNet, UNetPrepared
 
 LAYOUTS = 4  # picture sizes whose weight layouts are kept
+MOMENTS = 1000  # times whose biases are kept: a few kilobytes each
 Places = Tensor  # (B, C, H, W), channels last in memory: its (B, HW, C) view costs nothing
 
 
@@ -108,7 +109,7 @@ class Norm:
         self.silu = silu
 
     def __call__(self, x: Places) -> Places:
-        y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        y = torch.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         return F.silu(y, inplace=True) if self.silu else y
 
 
@@ -211,6 +212,7 @@ class PackedUNet:
             torch.cat([b.time_emb_proj.weight for b in blocks]),
             torch.cat([b.time_emb_proj.bias + b.conv1.bias for b in blocks]),
         )
+        self.remembered: dict[float, list[Tensor]] = {}
         self.own_bias = torch.cat([b.conv1.bias.detach() for b in blocks])
 
     @staticmethod
@@ -223,6 +225,18 @@ class PackedUNet:
 
     def prepare(self, condition: Condition) -> UNetPrepared:
         return self.plain.prepare(condition)
+
+    def _times(self, t: Tensor, added: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+        """`_time_biases`, remembered for a single time: a run's times are the same for every batch."""
+        if added is not None or len(t) > 1:
+            return self._time_biases(t, added, dtype)
+        key = float(t)
+        found = self.remembered.get(key)
+        if found is None:
+            found = self._time_biases(t, None, dtype)
+            if len(self.remembered) < MOMENTS:
+                self.remembered[key] = found  # one assignment: threads at worst work the same value out twice
+        return found
 
     def _time_biases(self, t: Tensor, added: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
         """Per residual block what its first convolution adds. From one time for all rows, (1, C) with the convolution's
@@ -243,7 +257,7 @@ class PackedUNet:
             x = repeated(x, rows)
         if len(t) > 1:
             t = t.repeat(rows // len(t))
-        times = iter(self._time_biases(t, prepared.added, x.dtype))
+        times = iter(self._times(t, prepared.added, x.dtype))
         if prepared.channels is not None:
             x = torch.cat([x, prepared.channels], dim=1)
 

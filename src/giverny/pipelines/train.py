@@ -34,7 +34,7 @@ from ..training.loop import Report, Trainer, find_run
 from ..training.parallel import World
 from ..training.state import finite, write_tensors
 
-FINISH = 4.0  # seconds kept back from a budget for writing the model and the report
+FINISH = 8.0  # seconds kept back from a budget for writing the model and the report
 MOST_FINISH = 0.05  # and at most this part of it
 
 

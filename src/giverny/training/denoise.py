@@ -8,11 +8,10 @@ Salimans 2022).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..base.contracts import Batch, Condition, Frozen, NoiseLevel, Streams, TextEncoder, Turn
+from ..base.contracts import Batch, Condition, Frozen, NoiseLevel, Streams, Turn
 from ..base.table import level_of
 from ..denoisers.precondition import Network, Prediction, min_snr_weight, targets
 
@@ -100,18 +99,3 @@ def _like(condition: Condition, x: Tensor) -> Condition:
         None if part is None else part.to(x) for part in (condition.vectors, condition.pooled, condition.channels)
     )
     return Condition(vectors, mask, pooled, channels)
-
-
-def frozen_condition(encoder: TextEncoder, cross: bool, additive: bool, mask: bool) -> Callable[[Sequence[str]], Condition]:
-    """Texts -> the parts of a condition that a network asks for, from an encoder that is not trained along."""
-
-    def condition(texts: Sequence[str]) -> Condition:
-        with torch.no_grad():
-            encoded = encoder.encode(texts)
-        return Condition(
-            vectors=encoded.vectors if cross else None,
-            mask=encoded.mask if cross and mask else None,
-            pooled=encoded.pooled if additive else None,
-        )
-
-    return condition

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,16 +72,31 @@ class World:
         return float(box)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Rows of all processes in rank order, differentiable in this process's own and the others'."""
-        if self.size == 1:
-            return x
-        from torch.distributed.nn.functional import all_gather
+        """Rows of all processes in rank order, as many of each.
 
-        return torch.cat(list(all_gather(x)))
+        The gradient of a process's rows is the sum of what all processes' losses say of them: with the same loss in
+        every process, `average` then makes of it what one process with all rows would have.
+        """
+        return x if self.size == 1 else _Gather.apply(x, self.rank, self.size)
 
     def wait(self) -> None:
         if self.size > 1:
             torch.distributed.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, rank: int, size: int) -> Tensor:
+        context.rows = slice(rank * len(x), (rank + 1) * len(x))
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size)]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        whole = slopes[0].clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(whole)
+        return whole[context.rows], None, None
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class DiffusionWorkshop:
     def _tokenizer(self) -> Tokenizer:
         """Learnt from every distinct caption of the data; the same data gives the same tokenizer."""
         if self.tokenizer is None:
-            loader = self._loader(1, 0)
+            loader = self._loader(1, 0, shard=(0, 1))
             texts = sorted({text for index in range(len(self.source)) for text in loader.captions_of(index)})
             self.tokenizer = Tokenizer.train(texts, self.recipe.text.vocabulary, self.recipe.text.text.length)
         return self.tokenizer
@@ -196,7 +196,7 @@ class DiffusionWorkshop:
         """The file of all latents, made if it is not there; also measures their scale."""
         path = self.folder / self._latent_name
         if self.world.leads:
-            for _ in write_latents(path, self._loader(1, 0), self._encode):
+            for _ in write_latents(path, self._loader(1, 0, shard=(0, 1)), self._encode):
                 pass
         self.world.wait()
         if self.autoencoder is not None:
