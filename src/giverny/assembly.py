@@ -11,6 +11,7 @@ import json
 import os
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,8 @@ def train(
     """Train a recipe into a run folder; the model lies in run/model when the iterator ends. Closing it saves and stops."""
     checked: Any = load_recipe(recipe)
     run, place = Path(run), pick_device(device)
+    if place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ:
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # torchrun: one device a process
     if budget is None and checked.budget is not None:
         budget = checked.budget
     with world() as processes:
@@ -164,15 +167,19 @@ def train(
             raise InputError("a fresh run folder, or --resume", f"{run}, which holds a run", "Or name another with --out.")
         found = source if source is not None else open_source(checked.data.source)
         workshop = family(checked.family).workshop(checked, found, run / "cache", processes, place)
-        if processes.leads:
-            atomic_write(run / "recipe.toml", to_toml(checked))
+        told_first = False
         try:
-            yield from train_stages(workshop, run, budget, resume, processes, place)
+            with closing(train_stages(workshop, run, budget, resume, processes, place)) as stages:
+                for told in stages:
+                    if processes.leads and not told_first:  # not before: a run of another recipe may yet be refused
+                        atomic_write(run / "recipe.toml", to_toml(checked))
+                    told_first = True
+                    yield told
             if processes.leads:
                 result = workshop.result()
                 write_model(run / "model", card_of(checked, found, result, run, place), result.networks, result.extras)
         finally:
-            if processes.leads:
+            if processes.leads and run.is_dir():
                 write_report(run)
 
 

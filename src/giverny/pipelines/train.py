@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ def train_stages(
     world: World | None = None,
     device: torch.device | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[StageReport]:
+) -> Generator[StageReport, None, None]:
     """Train what is not there yet. Closing the iterator stops after the current step with everything saved.
 
     The budget is that of the whole run, over all resumptions: what a stage took before counts. Raises InputError where

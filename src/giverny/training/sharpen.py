@@ -51,14 +51,14 @@ class Sharpen:
             scratch["again"] = self.autoencoder.decode(latents).to(pixels.dtype)
         again = scratch["again"]
         if turn == "critic":
-            real, fake = self.critic(pixels)[-1], self.critic(again.detach())[-1]
+            real, fake = self.critic(pixels)[-1].float(), self.critic(again.detach())[-1].float()
             return {"loss": F.relu(1 - real).mean() + F.relu(1 + fake).mean()}
         *seen, scores = self.critic(again)
         with torch.no_grad():
             wanted = self.critic(pixels)[:-1]
         absolute = (again - pixels).abs().mean()
         matching = torch.stack([(a - b).abs().mean() / b.abs().mean() for a, b in zip(seen, wanted, strict=True)]).mean()
-        verdict = -scores.mean()
+        verdict = -scores.float().mean()
         loss = self.recipe.absolute * absolute + self.recipe.matching * matching + self.recipe.verdict * verdict
         return {"loss": loss, "absolute": absolute.detach(), "matching": matching.detach(), "verdict": verdict.detach()}
 
