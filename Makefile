@@ -36,10 +36,10 @@ check: $(VENV)/.dev   ## style and types
 
 shelf: $(VENV)/.base  ## retrain every model that ships with the package
 	$(RUN) giverny train recipes/fashion-mnist.toml --out runs/fashion-mnist --resume
-	$(RUN) giverny models publish runs/fashion-mnist/model --name fashion-mnist
+	$(RUN) giverny models add runs/fashion-mnist --name fashion-mnist --to src/giverny/shelf --replace
 
 bench: $(VENV)/.dev   ## the README's claims about speed, measured side by side
-	$(RUN) benchmarks.paint
+	$(BIN)/python benchmarks/paint.py
 
 clean:           ## remove the environment and everything painted or trained here
 	rm -rf $(VENV) runs outputs
