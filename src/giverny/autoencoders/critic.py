@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field
@@ -33,7 +34,7 @@ class PatchCritic(nn.Module):
         last = len(recipe.channels) - 1
         self.levels = nn.ModuleList(
             nn.Conv2d(a, b, 4 if i < last else 3, stride=2 if i < last else 1, padding=1)
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(widths))
         )
         self.score = nn.Conv2d(widths[-1], 1, 3, padding=1)
 

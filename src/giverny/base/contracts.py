@@ -61,10 +61,6 @@ class NoiseLevel:
         """sigma / alpha, k-diffusion's sigma; infinite where alpha = 0."""
         return self.sigma / self.alpha
 
-    def expand(self, batch: int) -> NoiseLevel:
-        """The same level written once per picture, shape (batch,)."""
-        return NoiseLevel(self.alpha.expand(batch), self.sigma.expand(batch))
-
 
 @dataclass(frozen=True)
 class Levels:

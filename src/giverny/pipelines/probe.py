@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def _stage(job: StageJob, folder: Path, budget: float | None, shares: float, dev
     moments = [time.monotonic()]
     for _ in trainer.run():
         moments.append(time.monotonic())
-    a_step = min(b - a for a, b in zip(moments[1:], moments[2:], strict=False))
+    a_step = min(b - a for a, b in pairwise(moments[1:]))
     weights = sum(p.numel() for m in objective.modules.values() for p in m.parameters())
     steps = job.loop.steps or (int(budget * job.share / shares / a_step) if budget else None)
     job.keep({name: dict(m.state_dict()) for name, m in objective.modules.items()})

@@ -69,8 +69,8 @@ class DenoiserStage(StageRecipe):
 
 
 class DiffusionRecipe(Frozen):
-    """Latent diffusion in stages: autoencoder, its decoder once more (optional), CLIP, denoiser. Without an autoencoder it
-    works on pixels."""
+    """Latent diffusion in stages: autoencoder, CLIP, denoiser, and last (optional) the decoder once more, against a critic.
+    Without an autoencoder it works on pixels."""
 
     family: Literal["diffusion"] = "diffusion"
     name: str
