@@ -10,8 +10,9 @@ import importlib
 import json
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -120,20 +121,21 @@ def recipe_folders() -> tuple[Path, ...]:
     return (Path("recipes"), PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")  # yours, installed, in a checkout
 
 
-def recipes() -> dict[str, Path]:
+def recipes(part: str = ".") -> dict[str, Path]:
+    """Recipe files by name: of models, or of what lies in a part of the recipe folders ("sets": prepared data)."""
     found: dict[str, Path] = {}
     for folder in recipe_folders():
-        for path in sorted(folder.glob("*.toml")):
+        for path in sorted((folder / part).glob("*.toml")):
             found.setdefault(path.stem, path)
     return found
 
 
-def find_recipe(name: str | Path) -> Path:
+def find_recipe(name: str | Path, part: str = ".") -> Path:
     """A recipe file by path, or by name among those that ship."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    known = recipes()
+    known = recipes(part)
     if str(name) in known:
         return known[str(name)]
     raise InputError("a recipe file, or the name of one that ships", repr(str(name)), nearest(str(name), known))
@@ -216,3 +218,40 @@ def describe_model(folder: Path) -> dict[str, Any]:
     card: Card = read_card(folder)
     size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
     return {**json.loads(card.model_dump_json()), "folder": str(folder), "bytes": size, "fingerprint": card.fingerprint}
+
+
+# -- prepared sets ----------------------------------------------------------------------------------------------------
+
+
+def prepare_set(
+    name: str | Path, folder: Path, overrides: Sequence[str] = (), told: Callable[[str, int, int], None] = lambda *_: None
+) -> dict[str, Any]:
+    """Make a prepared set from raw photographs into `folder`; returns what its card says.
+
+    name: of a recipe in recipes/sets, or a file. told: called with (what is being done, how many so far, of how many).
+    A run that was broken off resumes the training of its network.
+    """
+    from .data.catalog import raw_files
+    from .data.colours import colour_model
+    from .data.photographs import home_photographs, shop_photographs
+    from .perception.foreground import ForegroundRecipe, certainty
+    from .pipelines.cutting import cut_out, teach_cutting
+    from .pipelines.prepare import Prepared, PrepareRecipe
+
+    path = find_recipe(name, "sets")
+    recipe = check(PrepareRecipe, override(read_recipe(path), overrides), str(path))
+    openers = {"fashion-products": shop_photographs, "clothing-cc0": home_photographs}
+    sets = [openers[source](raw_files(source)) for source in recipe.sources]
+    at_home = next((s for s in sets if s.place == "home"), None)
+    cutting = recipe.foreground
+    facts: dict[str, Any] = {"name": recipe.name, "title": recipe.title}
+    look = None
+    if at_home is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cutting.loop.seed)
+            network = ForegroundRecipe(size=cutting.size, channels=cutting.channels).build()
+        facts["cutting"] = teach_cutting(at_home, network, cutting.size, folder / "cutting", cutting.loop, told)
+        look = partial(certainty, network)
+    shop = any(s.place == "shop" for s in sets)
+    made = Prepared(recipe, sets, None if shop else colour_model(), partial(cut_out, look, cutting.size), told, facts)
+    return made.write(folder)

@@ -18,21 +18,28 @@ class LatentScale(Frozen):
     shift: float = 0.0
 
 
-class Gaussian(Protocol):
+class Belief(Protocol):
+    """What an encoder makes of pictures: a latent and how sure it is of it, (B, z, h, w) each."""
+
     @property
     def mean(self) -> Tensor: ...
+
+    @property
+    def spread(self) -> Tensor: ...
 
     def sample(self, noise: Tensor) -> Tensor: ...
 
 
 class Autoencoder(Protocol):
-    def encode(self, pixels: Tensor) -> Gaussian: ...
+    """`decode` takes raw latents from anywhere in the latent space; one with a codebook looks them up in there."""
+
+    def encode(self, pixels: Tensor) -> Belief: ...
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
 
 class LatentCodec:
-    """Codec over an autoencoder whose `encode` gives a Gaussian (mean, logvar) and whose `decode` takes raw latents."""
+    """Codec over an autoencoder whose `encode` gives a belief and whose `decode` takes raw latents."""
 
     def __init__(self, autoencoder: Autoencoder, channels: int, factor: int, scale: LatentScale) -> None:
         self.autoencoder, self.channels, self.factor, self.scale = autoencoder, channels, factor, scale

@@ -1,12 +1,13 @@
 """The KL autoencoder of latent diffusion (Kingma & Welling 2014; Rombach et al. 2022), any size.
 
 At Stable Diffusion 1.x's sizes (`KLRecipe()`) it has 83,653,863 parameters and its tensors carry the names of a diffusers
-folder. Each level but the last halves the sides: `factor` = 2 ** (levels - 1).
+folder. Each level but the last halves the sides: `factor` = 2 ** (levels - 1). Encoder and decoder (`Trunk`) also serve the
+autoencoder with a codebook, in vq.py.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -20,10 +21,10 @@ from ..layers.blocks import Downsample, ResidualBlock, Upsample
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks have 1e-5
 
 
-class KLRecipe(Frozen):
-    """Sizes of a KL autoencoder; the defaults are Stable Diffusion 1.x."""
+class Sizes(Frozen):
+    """What autoencoders of every family have in common: the sizes of encoder and decoder."""
 
-    family: Literal["kl"] = "kl"
+    family: str
     picture_channels: int = Field(3, ge=1, description="1 for grey pictures, 3 for colour")
     latent_channels: int = Field(4, ge=1)
     channels: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1, description="width of each level")
@@ -33,7 +34,7 @@ class KLRecipe(Frozen):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> "KLRecipe":
+    def _consistent(self) -> Self:
         if any(c % self.groups for c in self.channels):
             raise ValueError(f"channels {self.channels} want to be divisible by groups = {self.groups}")
         return self
@@ -41,6 +42,12 @@ class KLRecipe(Frozen):
     @property
     def factor(self) -> int:
         return 2 ** (len(self.channels) - 1)
+
+
+class KLRecipe(Sizes):
+    """Sizes of a KL autoencoder; the defaults are Stable Diffusion 1.x."""
+
+    family: Literal["kl"] = "kl"
 
     def build(self) -> "KLAutoencoder":
         return KLAutoencoder(self)
@@ -53,12 +60,28 @@ class Gaussian:
     mean: Tensor
     logvar: Tensor  # clamped to [-30, 20]
 
+    @property
+    def spread(self) -> Tensor:
+        """The standard deviation, (B, z, h, w)."""
+        return torch.exp(0.5 * self.logvar)
+
+    def to(self, dtype: torch.dtype) -> "Gaussian":
+        return Gaussian(self.mean.to(dtype), self.logvar.to(dtype))
+
     def sample(self, noise: Tensor) -> Tensor:
-        return self.mean + torch.exp(0.5 * self.logvar) * noise
+        return self.mean + self.spread * noise
 
     def divergence(self) -> Tensor:
         """KL from the unit normal, summed over each picture's latent: (B,), in nats."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
+
+    def loss_terms(self) -> dict[str, Tensor]:
+        """What training asks of a belief besides good pictures."""
+        return {"divergence": self.divergence().mean()}
+
+    def figures(self) -> dict[str, Tensor]:
+        """What validation says of a belief: of this one, nothing."""
+        return {}
 
 
 class PlaceAttention(Attention):
@@ -74,7 +97,7 @@ class PlaceAttention(Attention):
 
 
 class Middle(nn.Module):
-    def __init__(self, width: int, recipe: KLRecipe) -> None:
+    def __init__(self, width: int, recipe: Sizes) -> None:
         super().__init__()
         self.attentions = nn.ModuleList([PlaceAttention(width, recipe.groups)] if recipe.middle_attention else [])
         self.resnets = nn.ModuleList(ResidualBlock(width, width, None, recipe.groups, EPS, recipe.dropout) for _ in range(2))
@@ -89,7 +112,7 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """Residual blocks, then a change of size where there is one."""
 
-    def __init__(self, inputs: int, width: int, blocks: int, recipe: KLRecipe) -> None:
+    def __init__(self, inputs: int, width: int, blocks: int, recipe: Sizes) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
             ResidualBlock(inputs if i == 0 else width, width, None, recipe.groups, EPS, recipe.dropout) for i in range(blocks)
@@ -102,7 +125,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, recipe: KLRecipe) -> None:
+    def __init__(self, recipe: Sizes, outputs: int) -> None:
         super().__init__()
         widths = recipe.channels
         self.conv_in = nn.Conv2d(recipe.picture_channels, widths[0], 3, padding=1)
@@ -113,9 +136,9 @@ class Encoder(nn.Module):
             self.down_blocks.append(level)
         self.mid_block = Middle(widths[-1], recipe)
         self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * recipe.latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 2z, H/f, W/f)
+    def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, outputs, H/f, W/f)
         h = self.conv_in(x)
         for level in self.down_blocks:
             h = level(h)
@@ -125,10 +148,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, recipe: KLRecipe) -> None:
+    def __init__(self, recipe: Sizes, inputs: int) -> None:
         super().__init__()
         widths = recipe.channels[::-1]
-        self.conv_in = nn.Conv2d(recipe.latent_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.mid_block = Middle(widths[0], recipe)
         self.up_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -138,7 +161,7 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], recipe.picture_channels, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:  # (B, z, h, w) -> (B, 3, h*f, w*f)
+    def forward(self, z: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, 3, h*f, w*f)
         h = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             h = level(h)
@@ -147,22 +170,33 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
-class KLAutoencoder(nn.Module):
-    """Pixels in [-1, 1] -> a `Gaussian` over raw latents -> pixels. Scaling to unit size is the codec's business."""
+class Trunk(nn.Module):
+    """Encoder and decoder with the 1x1 convolutions between them and the latent."""
 
-    def __init__(self, recipe: KLRecipe) -> None:
+    def __init__(self, recipe: Sizes, encoded: int, believed: int, decoded: int) -> None:
+        """encoded: channels that leave the encoder; believed: that say what a latent is; decoded: that enter the decoder."""
         super().__init__()
-        self.recipe = recipe
-        z = recipe.latent_channels
-        self.encoder = Encoder(recipe)
-        self.decoder = Decoder(recipe)
-        self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
-        self.post_quant_conv = nn.Conv2d(z, z, 1)
+        self.encoder = Encoder(recipe, encoded)
+        self.decoder = Decoder(recipe, decoded)
+        self.quant_conv = nn.Conv2d(encoded, believed, 1)
+        self.post_quant_conv = nn.Conv2d(recipe.latent_channels, decoded, 1)
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """What turns latents into pixels: may be taught further without changing what latents mean."""
         yield from self.post_quant_conv.parameters()
         yield from self.decoder.parameters()
+
+
+class KLAutoencoder(Trunk):
+    """Pixels in [-1, 1] -> a `Gaussian` over raw latents -> pixels. Scaling to unit size is the codec's business."""
+
+    def __init__(self, recipe: KLRecipe) -> None:
+        z = recipe.latent_channels
+        super().__init__(recipe, 2 * z, 2 * z, z)
+        self.recipe = recipe
+
+    def keeper(self) -> None:
+        """Nothing here learns but by its gradient."""
 
     def encode(self, pixels: Tensor) -> Gaussian:
         mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)

@@ -35,6 +35,8 @@ from .learning import Workshop as Workshop
 from .picture import Picture as Picture
 from .picture import Provenance as Provenance
 from .picture import Request as Request
+from .picture import Toward as Toward
+from .picture import Variation as Variation
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Noise
@@ -259,7 +261,11 @@ Event = Started | Progress | Done | Failed
 
 @runtime_checkable
 class Painter(Protocol):
-    """Any maker of pictures. `paint` may be called by several threads at once; closing its iterator cancels the work."""
+    """Any maker of pictures. `paint` may be called by several threads at once; closing its iterator cancels the work.
+
+    A painter that follows optional parts of a request (`Request.asks`) names them in an attribute `can: frozenset[str]`. One
+    without that attribute follows none, and `pipelines.walk.able` keeps such requests from it.
+    """
 
     family: str
     name: str

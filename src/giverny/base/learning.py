@@ -49,6 +49,16 @@ class Streams(Protocol):
     resumed run and a run spread over processes draw the same. Draws are made for the global batch; each process takes
     its own rows."""
 
+    @property
+    def total(self) -> int:
+        """Rows of the global batch."""
+        ...
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done before this step, in [0, 1)."""
+        ...
+
     def normal(self, name: str, shape: Sequence[int]) -> Tensor: ...
 
     def uniform(self, name: str, shape: Sequence[int]) -> Tensor: ...

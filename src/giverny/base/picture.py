@@ -11,16 +11,42 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, PngImagePlugin
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .errors import InputError
 from .files import atomic_write
 from .images import png_bytes
 from .knobs import Frozen
+
+
+class Toward(Frozen):
+    """Part of the way from a request's prompt to another one: what is painted lies between the two conditions."""
+
+    prompt: str = Field(description="the words at the other end")
+    share: float = Field(ge=0, le=1, description="0 the request's own prompt, 1 the other; both to the bit")
+    way: Literal["linear", "spherical"] = Field(
+        "linear", description="how text vectors are mixed; pooled ones always spherical"
+    )
+
+
+class Variation(Frozen):
+    """Part of the way from a request's noise to that of another seed, along the sphere (`runtime.slerp`).
+
+    What Stable Diffusion web interfaces call variation seed and strength. AUTOMATIC1111's (modules/rng.py) mixes column by
+    column, and only the initial noise. Here a picture's noise is one vector, and fresh noise of later steps is mixed as
+    well: so strength 1 is the other seed's picture for every sampler, and a walk over several seeds has no jump where one
+    leg ends and the next begins.
+    """
+
+    seed: int = Field(ge=0, lt=2**63, description="the other random stream")
+    strength: float = Field(ge=0, le=1, description="0 the request's own seed, 1 the other; both to the bit")
+
+
+_OPTIONAL = ("toward", "variation")  # fields of a request that not every painter understands
 
 
 class Request(Frozen):
@@ -32,6 +58,18 @@ class Request(Frozen):
     size: tuple[int, int] | None = Field(None, description="width and height in pixels; None: the model's own")
     knobs: Mapping[str, Any] = Field(default_factory=dict, description="the painter's settings, checked by its Knobs")
     id: str = Field("", description="echoed in events; chosen by the caller")
+    toward: Toward | None = Field(None, description="another prompt, part of the way")
+    variation: Variation | None = Field(None, description="another seed, part of the way")
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """The optional parts in use. A painter that follows them names them in its `can`; others must not be given them."""
+        return frozenset(name for name in _OPTIONAL if getattr(self, name) is not None)
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Optional parts not in use are left out: files and messages without them stay as short as they were."""
+        return {name: value for name, value in plain(self).items() if value is not None or name not in _OPTIONAL}
 
 
 class Provenance(Frozen):
@@ -92,7 +130,7 @@ def infotext(provenance: Provenance, size: tuple[int, int] | None = None) -> str
     is left out; values with a comma, colon or line break are quoted as JSON.
     """
     request, knobs = provenance.request, provenance.knobs
-    shape = size or request.size
+    shape, toward, variation = size or request.size, request.toward, request.variation
     settings: dict[str, Any] = {
         "Steps": knobs.get("steps"),
         "Sampler": knobs.get("sampler"),
@@ -101,6 +139,10 @@ def infotext(provenance: Provenance, size: tuple[int, int] | None = None) -> str
         "Size": f"{shape[0]}x{shape[1]}" if shape else None,
         "Model hash": provenance.fingerprint[:10],
         "Model": provenance.model,
+        "Variation seed": variation.seed if variation else None,
+        "Variation seed strength": variation.strength if variation else None,
+        "Toward": toward.prompt if toward else None,
+        "Toward share": toward.share if toward else None,
         "RNG": "CPU" if provenance.noise == "cpu" else None,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
     }

@@ -78,13 +78,20 @@ class PictureStreams:
 
     Each `normal` is the next draw of every stream, so the first is the initial noise and later ones feed a sampler.
     torch draws fewer than 16 numbers by another formula: ask for a picture's whole tensor, never for a part.
+    toward: per picture None, or (another seed, share 0..1): every draw then lies that share of the way from the stream's
+    own draw to the other seed's, as one vector along the sphere (`slerp`). Shares 0 and 1 are the two streams to the bit.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], toward: Sequence[tuple[int, float] | None] | None = None) -> None:
         if not seeds:
             raise ValueError("streams want one seed or more")
+        if toward is not None and len(toward) != len(seeds):
+            raise ValueError(f"{len(seeds)} streams want as many entries in `toward`, given {len(toward)}")
         self.seeds = tuple(seeds)
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
+        self._toward = {
+            i: (torch.Generator("cpu").manual_seed(other[0]), other[1]) for i, other in enumerate(toward or ()) if other
+        }
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -92,7 +99,30 @@ class PictureStreams:
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Unit noise, float32 (B, *shape) on the CPU. Convert it after the draw."""
         shape = tuple(shape)
-        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators])
+        drawn = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators]
+        for i, (generator, share) in self._toward.items():
+            other = torch.randn(shape, generator=generator, dtype=torch.float32)
+            # in float64, so that the order of the sums, which may change with the number of threads, leaves no trace
+            drawn[i] = slerp(drawn[i].double().flatten(), other.double().flatten(), share).float().view(shape)
+        return torch.stack(drawn)
+
+
+def slerp(start: Tensor, end: Tensor, share: Tensor | float) -> Tensor:
+    """Between vectors along the sphere: sin((1 - s) w) / sin w * start + sin(s w) / sin w * end (Shoemake 1985, section 3.3).
+
+    start, end: (..., D) of one dtype, each row a vector. share: s, a number or (...), 0 to 1; the ends come back to the bit.
+    w is the angle between the two directions; the weights apply to the vectors as they are, so that unit noise stays unit
+    noise: uncorrelated, the squared weights sum to 1. Rows that are parallel or opposite to within 1e-6 go in a straight line.
+    """
+    share = torch.as_tensor(share, dtype=start.dtype, device=start.device).expand(start.shape[:-1])
+    u, v = (torch.nn.functional.normalize(x, dim=-1) for x in (start, end))
+    angle = 2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1))  # unlike acos, exact for the smallest angles too
+    sine = angle.sin()
+    straight = sine < 1e-6
+    sine = torch.where(straight, 1, sine)
+    near = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
+    far = torch.where(straight, share, (share * angle).sin() / sine)
+    return near[..., None] * start + far[..., None] * end
 
 
 def derive_seed(*parts: int | str) -> int:

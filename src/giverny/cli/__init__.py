@@ -9,6 +9,7 @@ import click
 
 COMMANDS = {  # name -> what `giverny --help` says of it
     "paint": "Words become pictures.",
+    "walk": "The pictures between prompts, between seeds, or between both.",
     "reproduce": "Paint a picture again, and say what differs.",
     "train": "Train a model from a recipe.",
     "models": "Models that can be opened by name.",

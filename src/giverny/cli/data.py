@@ -1,9 +1,10 @@
-"""giverny data: named sets, with licence and checksum."""
+"""giverny data: named sets, with licence and checksum; what one's own pictures are worth; captions for them."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -67,3 +68,118 @@ def fetch(name: str, voice: Voice) -> None:
         folder = locate(name, progress=lambda file, done, total: move(done, total=total, text=file))
     voice.event("fetched", name=name, folder=folder)
     voice.say(f"{name} is in {folder}")
+
+
+@command.command("audit")
+@click.argument("source")
+@click.option("--against", multiple=True, metavar="SOURCE", help="Also look for what it shares with this one; may be repeated.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=None, help="Write a page with pictures, such as audit.html."
+)
+@speaks
+def audit(source: str, against: tuple[str, ...], out: Path | None, voice: Voice) -> None:
+    """Look through SOURCE: a folder, a zip archive or a named set. Nothing in it is changed.
+
+    Counts by attribute (the columns of its tables, classes, file formats), balance, captions, duplicates, leaks between
+    splits (a column `split`, the parts of a named set, or --against), size and quality, files that cannot be read.
+
+    \b
+    giverny data audit my/pictures -o audit.html
+    giverny data audit my/training --against my/test
+    """
+    from ..base.errors import InputError
+    from ..data.audit import audit as look_through
+    from ..data.audit import open_parts
+
+    if out is not None and out.is_dir():
+        raise InputError("the name of a page to write, such as audit.html", f"{out}, a folder")
+    with voice.progress(f"opening {source}", 1) as move:
+
+        def fetched(file: str, done: int, total: int | None) -> None:
+            move(done, total=total, text=file)
+
+        parts = open_parts(source, progress=fetched)
+        for name in against:
+            parts += open_parts(name, beside=True, progress=fetched)
+        found = look_through(parts, lambda done, total: move(done, total=total, text="looking"))
+        if out is not None:
+            from ..compare.audit_page import write_audit
+
+            write_audit(out, found, [part.source for part in parts])
+    voice.event("audit", **found.model_dump(mode="json"), page=out)
+    if voice.as_json:
+        return
+    from rich.markup import escape
+
+    rows = [
+        {
+            "attribute": escape(attribute.name), "values": len(attribute.values),
+            "commonest": escape(attribute.values[0].value),
+            "share": f"{attribute.largest:.1%}", "rarest": attribute.values[-1].count,
+            "evenness": f"{attribute.evenness:.2f}", "missing": attribute.missing,
+        }
+        for attribute in found.attributes
+    ]  # fmt: skip
+    split = ", ".join(f"{part} {n}" for part, n in found.parts.items()) if len(found.parts) > 1 else ""
+    voice.say(f"{found.name}: {found.pictures} pictures{f' ({split})' * bool(split)}\n")
+    voice.table(rows, ["attribute", "values", "commonest", "share", "rarest", "evenness", "missing"])
+    words = found.captions
+    voice.say(f"\ncaptions: {words.captions}, {words.distinct} distinct; {words.without} pictures without")
+    voice.say(f"duplicates: copies to the pixel {found.copies}, near copies besides {found.near_copies}")
+    if (found.beside or split) and not found.leaks:
+        voice.say("shared: nothing")
+    for leak in found.leaks:
+        voice.say(f"shared: of {leak.part} {leak.pictures} in {leak.other}, {leak.same} of them to the pixel")
+    for concern in found.concerns:
+        if concern.count:
+            voice.say(f"{concern.name}: {concern.count} ({concern.criterion})")
+    for name, reason in found.unreadable[:10]:
+        voice.say(f"not in use: {name} ({reason})")
+    if len(found.unreadable) > 10:
+        voice.say(f"not in use: {len(found.unreadable) - 10} more files")
+    voice.say(f"\nthe page is {out}" if out else "\n-o audit.html writes a page that shows the pictures meant")
+
+
+@command.command("caption")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--template", "templates", multiple=True, metavar="WORDS", help="Such as 'a {colour} {garment}'; may be repeated."
+)
+@click.option("--captioner", default=None, metavar="NAME", help="An installed captioning model.")
+@click.option(
+    "--write", type=click.Choice(["metadata", "sidecar"]), help="Into the folder's table, or a .txt for each picture."
+)
+@click.option("--keep/--replace", "keep", default=True, help="What becomes of captions that are there.  [default: keep]")
+@speaks
+def caption(
+    folder: Path,
+    templates: tuple[str, ...],
+    captioner: str | None,
+    write: Literal["metadata", "sidecar"] | None,
+    keep: bool,
+    voice: Voice,
+) -> None:
+    """Write captions for the pictures of FOLDER, made of the columns of its table, or of its class folders ({name}).
+
+    A word whose attribute is missing is left out. An "a" before an attribute becomes "an" where that is said, and
+    nothing before a plural. Several templates give several captions. Without --write captions go where the folder's
+    captions are, else into a table.
+
+    \b
+    giverny data caption my/clothes --template "a {colour} {garment}" --template "a photo of a {garment}"
+    giverny data caption my/flowers --template "a photo of a {name}" --write sidecar
+    """
+    from ..data.describe import caption_folder
+
+    with voice.progress(f"captioning {folder}", 1) as move:
+        done = caption_folder(
+            folder, templates, captioner, write, not keep, lambda count, total: move(count, total=total, text="captioning")
+        )
+    voice.event("captioned", **done.model_dump(mode="json"))
+    for name, texts in done.examples:
+        voice.say(f"{name}: {' | '.join(texts)}")
+    voice.say(f"{done.written} pictures captioned in {done.files} file{'s' * (done.files != 1)}, {done.kept} kept as they were")
+    if done.without:
+        voice.say(f"{done.without} pictures are left without: nothing is known of them that the templates name")
+    for name, reason in done.skipped[:10]:
+        voice.say(f"passed over: {name} ({reason})")

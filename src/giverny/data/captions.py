@@ -86,7 +86,7 @@ def pick(captions: Sequence[str], seed: int, epoch: int, index: int) -> str:
     return captions[int(hashed("caption", seed, epoch, index)[0]) % len(captions)] if captions else ""
 
 
-def _countable(*pairs: str) -> tuple[Noun, ...]:
+def countable(*pairs: str) -> tuple[Noun, ...]:
     """Nouns from 'singular/plural' pairs; '/plural' alone is a noun without singular and article, as 'trousers'."""
     split = (pair.partition("/") for pair in pairs)
     return tuple(Noun(name=one or many, plural=many, article=None if one else "") for one, _, many in split)
@@ -108,16 +108,16 @@ FASHION_MNIST = Captions(
         "Ankle boot",
     ),
     nouns=(
-        _countable("t-shirt/t-shirts", "tee/tees"),
-        _countable("/trousers", "/pants", "pair of trousers/pairs of trousers"),
-        _countable("pullover/pullovers", "sweater/sweaters", "jumper/jumpers"),
-        _countable("dress/dresses", "gown/gowns"),
-        _countable("coat/coats", "jacket/jackets", "overcoat/overcoats"),
-        _countable("sandal/sandals", "open sandal/open sandals"),
-        _countable("shirt/shirts", "blouse/blouses", "collared shirt/collared shirts"),
-        _countable("sneaker/sneakers", "trainer/trainers", "running shoe/running shoes"),
-        _countable("bag/bags", "handbag/handbags", "purse/purses"),
-        _countable("ankle boot/ankle boots", "boot/boots", "bootie/booties"),
+        countable("t-shirt/t-shirts", "tee/tees"),
+        countable("/trousers", "/pants", "pair of trousers/pairs of trousers"),
+        countable("pullover/pullovers", "sweater/sweaters", "jumper/jumpers"),
+        countable("dress/dresses", "gown/gowns"),
+        countable("coat/coats", "jacket/jackets", "overcoat/overcoats"),
+        countable("sandal/sandals", "open sandal/open sandals"),
+        countable("shirt/shirts", "blouse/blouses", "collared shirt/collared shirts"),
+        countable("sneaker/sneakers", "trainer/trainers", "running shoe/running shoes"),
+        countable("bag/bags", "handbag/handbags", "purse/purses"),
+        countable("ankle boot/ankle boots", "boot/boots", "bootie/booties"),
     ),
     templates=_TEMPLATES,
 )
@@ -126,23 +126,23 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 MNIST = Captions(
     classes=tuple("0123456789"),
-    nouns=tuple((*_countable(f"{name}/"), Noun(name=str(digit))) for digit, name in enumerate(_DIGITS)),
+    nouns=tuple((*countable(f"{name}/"), Noun(name=str(digit))) for digit, name in enumerate(_DIGITS)),
     templates=("a handwritten {name}", "the digit {name}", "{name}"),
 )
 
 CIFAR10 = Captions(
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     nouns=(
-        _countable("airplane/airplanes", "plane/planes"),
-        _countable("car/cars", "automobile/automobiles"),
-        _countable("bird/birds"),
-        _countable("cat/cats"),
-        _countable("deer/"),
-        _countable("dog/dogs"),
-        _countable("frog/frogs"),
-        _countable("horse/horses"),
-        _countable("ship/ships", "boat/boats"),
-        _countable("truck/trucks", "lorry/lorries"),
+        countable("airplane/airplanes", "plane/planes"),
+        countable("car/cars", "automobile/automobiles"),
+        countable("bird/birds"),
+        countable("cat/cats"),
+        countable("deer/"),
+        countable("dog/dogs"),
+        countable("frog/frogs"),
+        countable("horse/horses"),
+        countable("ship/ships", "boat/boats"),
+        countable("truck/trucks", "lorry/lorries"),
     ),
     templates=_TEMPLATES,
 )

@@ -311,8 +311,7 @@ def open_named(
     folder = locate(entry.name, fetch, progress) if str(name) in CATALOG else path
     if entry.reader == "idx":
         return open_idx(folder, split, captions or entry.captions, entry.name)
-    only = folder / entry.files[0].name
-    place = only if only.is_file() else folder  # packed as published, or unpacked by its owner
+    place = _packed(entry, folder)
     match entry.reader:
         case "cifar":
             return open_cifar(place, split, captions or entry.captions, entry.name)
@@ -321,8 +320,19 @@ def open_named(
         case "products":
             return open_products(place, tolerate)
         case "emoji":
-            return open_emoji(only)
+            return open_emoji(folder / entry.files[0].name)
     return open_source(place, tolerate=tolerate, kind=kind)
+
+
+def raw_files(name: str) -> Path:
+    """The archive or folder of a named set's own files, fetched first if need be."""
+    return _packed(CATALOG[name], locate(name))
+
+
+def _packed(entry: DataSet, folder: Path) -> Path:
+    """A set's archive as published, or its folder where its owner has unpacked it."""
+    only = folder / entry.files[0].name
+    return only if only.is_file() else folder
 
 
 def _open_path(path: Path, split: str, captions: Captions | None, tolerate: float, kind: Kind | None) -> Source:

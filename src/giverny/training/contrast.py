@@ -68,16 +68,40 @@ class Contrast:
         return {"loss": loss, "above_least": (loss - entropy).detach()}
 
     def validate(self, batch: Batch, streams: Streams) -> dict[str, Tensor]:
-        """Share of pictures whose nearest caption, among the batch's distinct ones, says what their own says."""
+        """How well pictures and the batch's distinct captions find each other.
+
+        retrieval: share of pictures with their own caption nearest; retrieval_5: among the five nearest; retrieval_back and
+        retrieval_back_5: share of captions with a picture of theirs nearest, or among the five nearest.
+        Where two or more classes are labelled, zero_shot: share of pictures nearest to their own class, which is the mean
+        of its captions, averaged over classes so that rare ones count as much; zero_shot_least: of the worst class.
+        """
         captions = list(batch["captions"])
         distinct = list(dict.fromkeys(captions))
         ids = self.tokenize(distinct).ids.to(batch["pixels"].device)
-        similar = self.clip.image_features(batch["pixels"]) @ self.clip.text_features(ids, self.end).T
-        own = torch.tensor([distinct.index(c) for c in captions], device=similar.device)
-        return {"retrieval": (similar.argmax(1) == own).float().mean()}
+        pictures, texts = self.clip.image_features(batch["pixels"]), self.clip.text_features(ids, self.end)
+        own = torch.tensor([distinct.index(c) for c in captions], device=texts.device)
+        similar, right = pictures @ texts.T, F.one_hot(own, len(distinct)).bool()  # (B, distinct) both
+        values = _recalls("retrieval", similar, right) | _recalls("retrieval_back", similar.T, right.T)
+        labels = batch["labels"].to(texts.device) if "labels" in batch else torch.full_like(own, -1)
+        known = labels >= 0
+        classes, place = labels[known].unique(return_inverse=True)
+        if len(classes) > 1:
+            member = F.one_hot(place).to(texts.dtype)  # (K, C): which of the K labelled pictures is of which class
+            belongs = (member.T @ right[known].to(texts.dtype) > 0).to(texts.dtype)  # (C, distinct)
+            nearest = (pictures[known] @ F.normalize(belongs @ texts, dim=-1).T).argmax(1)
+            shares = (nearest == place).to(texts.dtype) @ member / member.sum(0)  # (C,)
+            values |= {"zero_shot": shares.mean(), "zero_shot_least": shares.min()}
+        return values
 
     def preview(self, batch: Batch, streams: Streams) -> Tensor | None:
         return None
+
+
+def _recalls(name: str, similar: Tensor, right: Tensor) -> dict[str, Tensor]:
+    """Share of queries with a right answer nearest, and among the five nearest. similar: (Q, A); right: (Q, A) bool."""
+    best = similar.topk(min(5, similar.shape[1]), dim=1).indices
+    found = right.gather(1, best).to(similar.dtype)  # (Q, 5)
+    return {name: found[:, 0].mean(), f"{name}_5": found.amax(1).mean()}
 
 
 def _shifted(pixels: Tensor, most: int, streams: Streams) -> Tensor:

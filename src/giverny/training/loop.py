@@ -188,8 +188,9 @@ class Trainer:
         batch = self.updates.ready(next(batches))
         before = self.counters
         with interrupts_held_back():
-            rate = self.recipe.rate(before.step, before.plan.progress(before.step))
-            values = self.updates.step(before.step, batch, rate, before.precision) | {"rate": rate}
+            progress = before.plan.progress(before.step)
+            rate = self.recipe.rate(before.step, progress)
+            values = self.updates.step(before.step, batch, rate, before.precision, progress) | {"rate": rate}
             skipped = int(values["skipped"])
             update = {
                 "step": before.step + 1,

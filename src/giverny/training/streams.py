@@ -15,7 +15,10 @@ from ..base.runtime import derive_seed
 
 @dataclass(frozen=True)
 class StepStreams:
-    """contracts.Streams of one step. rows: first row and number of rows, out of `total` in the global batch."""
+    """contracts.Streams of one step. rows: first row and number of rows, out of `total` in the global batch.
+
+    progress: share of the run that is done before this step; no draw depends on it.
+    """
 
     seed: int
     step: int
@@ -23,6 +26,7 @@ class StepStreams:
     total: int
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
+    progress: float = 0.0
 
     def _generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, self.step, name))

@@ -67,8 +67,8 @@ class Updates:
             for key, buffer in module.named_buffers():
                 self.world.share([buffer] if key not in average else [buffer, average[key]])
 
-    def step(self, step: int, batch: Batch, rate: float, precision: str) -> dict[str, float]:
-        """Iteration `step` (from 0) with the learning rate at `rate` of its height.
+    def step(self, step: int, batch: Batch, rate: float, precision: str, progress: float = 0.0) -> dict[str, float]:
+        """Iteration `step` (from 0) with the learning rate at `rate` of its height. progress: share of the run before it.
 
         Returns scalars by name, prefixed with the turn where there are several; "skipped" is 1 where an update was not
         finite. The batch is this process's part, already on the device.
@@ -80,7 +80,7 @@ class Updates:
             if step % turn.every:
                 continue
             with self._buffers_kept() as restore:
-                totals = self._gradients(turn, step, parts, scratch, precision)
+                totals = self._gradients(turn, step, parts, scratch, precision, progress)
                 self.world.average(self.parameters[turn.name])
                 norm = float(torch.nn.utils.clip_grad_norm_(self.parameters[turn.name], self.recipe.clip or math.inf))
                 bad = self.world.any(not math.isfinite(norm) or not math.isfinite(totals["loss"]))
@@ -128,7 +128,7 @@ class Updates:
     # -- gradients ---------------------------------------------------------------------------------------------------
 
     def _gradients(
-        self, turn: Turn, step: int, parts: list[Batch], scratch: list[dict[str, Any]], precision: str
+        self, turn: Turn, step: int, parts: list[Batch], scratch: list[dict[str, Any]], precision: str, progress: float = 0.0
     ) -> dict[str, float]:
         """Sums the parts' gradients into the turn's parameters; returns the means of what its loss gave."""
         self._zero()
@@ -136,7 +136,7 @@ class Updates:
         rows = self.recipe.batch // self.world.size // self.recipe.accumulate
         for i, part in enumerate(parts):
             first = (self.world.rank * self.recipe.accumulate + i) * rows
-            streams = StepStreams(self.recipe.seed, step, first, self.recipe.batch, self.device, self.dtype)
+            streams = StepStreams(self.recipe.seed, step, first, self.recipe.batch, self.device, self.dtype, progress)
             with self._chance(step, turn.name, first), self._autocast(turn, precision):
                 losses = self.objective.loss(turn.name, part, scratch[i], streams)
             (losses["loss"] / len(parts)).backward(inputs=self.parameters[turn.name])

@@ -29,6 +29,7 @@ from ...base.contracts import (
     Request,
     Sampler,
     Started,
+    Toward,
 )
 from ...base.errors import InputError
 from ...base.images import to_pixels
@@ -37,6 +38,7 @@ from ...base.runtime import PictureStreams, versions
 from ...sampling.noise import PictureNoise
 from ...sampling.samplers import get_sampler, sampler_name
 from ...sampling.schedules import levels
+from ...steering.between import between
 from ...steering.guidance import classifier_free, guided
 from .knobs import DiffusionKnobs
 from .recipe import Parts
@@ -49,6 +51,7 @@ class DiffusionPainter:
 
     family = "diffusion"
     knobs: type[Knobs] = DiffusionKnobs
+    can = frozenset({"toward", "variation"})
 
     def __init__(
         self,
@@ -106,13 +109,15 @@ class DiffusionPainter:
         spread = self.levels(knobs)
         for request in requests:
             yield Started(request.id, spread.steps)
-        positive = self._condition([r.prompt for r in requests])
+        positive = self._condition([r.prompt for r in requests], [r.toward for r in requests])
         negative = self._condition([r.negative for r in requests])
         plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
         estimate = guided(self.denoise, plan, spread.steps)
         codec = self.parts.codec
         shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
-        noise = PictureNoise(PictureStreams([r.seed for r in requests]), shape, self.precision, self.device)
+        others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
+        streams = PictureStreams([r.seed for r in requests], others)
+        noise = PictureNoise(streams, shape, self.precision, self.device)
         start = noise.initial(spread[0])
         kept = [self._pixels(start)] if trace else []  # (B, H, W, 3) per moment: the sample itself, noise first
         walk = self.sampler(knobs)(estimate, start, spread, noise)
@@ -140,8 +145,11 @@ class DiffusionPainter:
         sampler: Any = get_sampler(knobs.sampler)
         return partial(sampler, eta=knobs.eta) if sampler_name(knobs.sampler) == "ddim" else sampler
 
-    def _condition(self, texts: list[str]) -> Condition:
+    def _condition(self, texts: list[str], toward: Sequence[Toward | None] = ()) -> Condition:
         condition = self.parts.condition(texts)
+        if any(toward):
+            there = self.parts.condition([way.prompt if way else text for text, way in zip(texts, toward, strict=True)])
+            condition = between(condition, there, toward)
         cast = lambda x: None if x is None else x.to(self.device, self.precision)  # noqa: E731
         mask = None if condition.mask is None else condition.mask.to(self.device)
         return Condition(cast(condition.vectors), mask, cast(condition.pooled))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import nn
 
 from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
 from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLAutoencoder, KLRecipe
+from ...autoencoders.vq import VQAutoencoder, VQRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
 from ...data.loader import Fit
@@ -25,6 +26,16 @@ from ...training.denoise import DenoiseRecipe
 from ...training.loop import LoopRecipe
 from ...training.reconstruct import ReconstructRecipe
 from ...training.sharpen import SharpenRecipe
+
+Autoencoder = KLAutoencoder | VQAutoencoder
+
+
+def family(network: Any) -> str:
+    """Which kind of autoencoder a recipe is of; one that does not say is a KL autoencoder."""
+    return str(network.get("family", "kl") if isinstance(network, dict) else getattr(network, "family", "kl"))
+
+
+AutoencoderRecipe = Annotated[Annotated[KLRecipe, Tag("kl")] | Annotated[VQRecipe, Tag("vq")], Discriminator(family)]
 
 
 class DataRecipe(Frozen):
@@ -43,7 +54,8 @@ class StageRecipe(Frozen):
 
 
 class AutoencoderStage(StageRecipe):
-    network: KLRecipe
+    network: AutoencoderRecipe
+    critic: CriticRecipe | None = Field(None, description="joins where the objective says; None: no critic")
     objective: ReconstructRecipe = ReconstructRecipe()
 
 
@@ -93,6 +105,8 @@ class DiffusionRecipe(Frozen):
             wanted = self.autoencoder.network.latent_channels
             if self.autoencoder.network.picture_channels != self.data.channels:
                 raise ValueError(f"autoencoder.network.picture_channels wants to be data.channels = {self.data.channels}")
+            if self.autoencoder.critic and self.autoencoder.critic.picture_channels != self.data.channels:
+                raise ValueError(f"autoencoder.critic.picture_channels wants to be data.channels = {self.data.channels}")
             if any(side % self.autoencoder.network.factor for side in self.data.size):
                 raise ValueError(
                     f"data.size wants sides divisible by {self.autoencoder.network.factor}, given {self.data.size}"
@@ -122,7 +136,7 @@ class DiffusionRecipe(Frozen):
 class ModelRecipe(Frozen):
     """The part of a recipe that a finished model needs, as kept on its card."""
 
-    autoencoder: KLRecipe | None
+    autoencoder: AutoencoderRecipe | None
     scale: LatentScale = LatentScale()
     picture_channels: int = 3
     text: ClipTextRecipe
@@ -142,7 +156,7 @@ class Parts:
     unet: UNet
     denoiser: DiscreteDenoiser
     codec: Codec
-    autoencoder: KLAutoencoder | None
+    autoencoder: Autoencoder | None
 
     def networks(self) -> dict[str, nn.Module]:
         """What a model folder stores, by name."""
@@ -169,7 +183,7 @@ def assemble(
     tower: ClipText,
     projection: nn.Linear,
     unet: UNet,
-    autoencoder: KLAutoencoder | None,
+    autoencoder: Autoencoder | None,
 ) -> Parts:
     """Join trained networks, in evaluation mode."""
     for network in (tower, projection, unet, autoencoder):

@@ -1,5 +1,5 @@
 """How a diffusion model is trained: autoencoder, CLIP, the denoiser on what these make of the data, and last, where the
-recipe has it, the decoder once more against a critic."""
+recipe has it, the decoder once more against a critic. CLIP comes first where the autoencoder is judged by its features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...autoencoders.codec import LatentScale
-from ...autoencoders.kl import KLAutoencoder
 from ...base.contracts import Batch, Objective, Request, Source, StageJob, Trained
 from ...base.files import fingerprint, fingerprint_tensors
 from ...base.images import to_tensor
@@ -32,7 +31,7 @@ from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
 from ...training.sharpen import Sharpen
 from .painter import DiffusionPainter
-from .recipe import DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
+from .recipe import Autoencoder, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
 WORKERS = 2
 
@@ -52,7 +51,7 @@ class DiffusionWorkshop:
         held = min(held, max(1, count // 5))
         order = np.random.default_rng(derive_seed("held out", self.source.fingerprint)).permutation(count)
         self.held, self.kept = np.sort(order[:held]), np.sort(order[held:])
-        self.autoencoder: KLAutoencoder | None = None
+        self.autoencoder: Autoencoder | None = None
         self.clip: Clip | None = None
         self.tokenizer: Tokenizer | None = None
         self.unet: UNet | None = None
@@ -75,9 +74,14 @@ class DiffusionWorkshop:
             own = stage.model_dump(exclude={"share": True, "loop": set(PACE)})
             return StageJob(name, stage.share, stage.loop, fingerprint([data, own, made_with]), start, keep)
 
+        looks = recipe.autoencoder is not None and recipe.autoencoder.objective.perceptual > 0
+        if looks:
+            yield job("text", recipe.text, [], self._contrast, self._keep_clip)
         if recipe.autoencoder is not None:
-            yield job("autoencoder", recipe.autoencoder, [], self._reconstruct, self._keep_autoencoder)
-        yield job("text", recipe.text, [], self._contrast, self._keep_clip)
+            seen_by = [fingerprint_tensors(self.clip.vision_model.state_dict())] if looks and self.clip is not None else []
+            yield job("autoencoder", recipe.autoencoder, seen_by, self._reconstruct, self._keep_autoencoder)
+        if not looks:
+            yield job("text", recipe.text, [], self._contrast, self._keep_clip)
         # Two trainings of one recipe come to different weights: what is built on them goes by the weights themselves.
         weights = [fingerprint_tensors(n.state_dict()) for n in (self.autoencoder, self.clip) if n is not None]
         self._latent_name = f"latents-{fingerprint([data, weights[:-1]])}.npy"
@@ -140,8 +144,23 @@ class DiffusionWorkshop:
         assert stage is not None
         with seeded(stage.loop.seed, "autoencoder"):
             network = stage.network.build().to(self.device)
+        with seeded(stage.loop.seed, "critic"):
+            critic = stage.critic.build().to(self.device) if stage.critic is not None else None
+        features = self._features if stage.objective.perceptual else None
         loader = self._loader(stage.loop.batch, stage.loop.seed, self.kept)
-        return Reconstruct(network, stage.objective), self._batches(loader), self._fixed()
+        objective = Reconstruct(network, stage.objective, critic, features, self.world.gather)
+        return objective, self._batches(loader), self._fixed()
+
+    def _features(self, pixels: Tensor) -> list[Tensor]:
+        """What each layer of CLIP's picture tower makes of every patch, as maps (B, width, S / patch, S / patch)."""
+        assert self.clip is not None
+        tower = self.clip.vision_model
+        side = tower.recipe.size // tower.recipe.patch
+        vectors, maps = tower.pre_layrnorm(tower.embeddings(pixels)), []
+        for layer in tower.encoder.layers:
+            vectors = layer(vectors, False)
+            maps.append(vectors[:, 1:].transpose(1, 2).unflatten(2, (side, side)))
+        return maps
 
     def _sharpen(self) -> tuple[Objective, Any, Batch]:
         stage = self.recipe.decoder
@@ -190,7 +209,7 @@ class DiffusionWorkshop:
         if self.autoencoder is None:
             return pixels, torch.zeros_like(pixels)
         belief = self.autoencoder.encode(pixels)
-        return belief.mean, (0.5 * belief.logvar).exp()
+        return belief.mean, belief.spread
 
     def latents(self) -> Path:
         """The file of all latents, made if it is not there; also measures their scale."""
