@@ -106,8 +106,7 @@ class DiffusionPainter:
         spread = self.levels(knobs)
         for request in requests:
             yield Started(request.id, spread.steps)
-        positive = self._condition([r.prompt for r in requests])
-        negative = self._condition([r.negative for r in requests])
+        positive, negative = self._conditions([r.prompt for r in requests], [r.negative for r in requests])
         plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
         estimate = guided(self.denoise, plan, spread.steps)
         codec = self.parts.codec
@@ -134,17 +133,18 @@ class DiffusionPainter:
             yield Done(request.id, Picture(pixels[i], origin, tuple(k[i] for k in kept)))
 
     def levels(self, knobs: DiffusionKnobs) -> Levels:
-        return levels(self.parts.recipe.schedule.table(), knobs.steps, knobs.spacing)
+        return levels(self.parts.denoiser.table, knobs.steps, knobs.spacing)
 
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
         sampler: Any = get_sampler(knobs.sampler)
         return partial(sampler, eta=knobs.eta) if sampler_name(knobs.sampler) == "ddim" else sampler
 
-    def _condition(self, texts: list[str]) -> Condition:
-        condition = self.parts.condition(texts)
+    def _conditions(self, *texts: list[str]) -> Iterator[Condition]:
+        """What the denoiser is told under each list of texts; all are read at once."""
+        condition = self.parts.condition([text for part in texts for text in part])
         cast = lambda x: None if x is None else x.to(self.device, self.precision)  # noqa: E731
         mask = None if condition.mask is None else condition.mask.to(self.device)
-        return Condition(cast(condition.vectors), mask, cast(condition.pooled))
+        return Condition(cast(condition.vectors), mask, cast(condition.pooled)).split([len(part) for part in texts])
 
     def _pixels(self, latents: Tensor) -> np.ndarray:
         """Latents (B, z, h, w) -> uint8 (B, H, W, 3)."""
