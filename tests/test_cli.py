@@ -273,3 +273,19 @@ def test_ctrl_c_stops_painting_and_leaves_whole_files(tiny, tmp_path):
         with Image.open(path) as image:
             image.load()
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".part"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals are made with pty")
+def test_progress_on_a_terminal_before_its_total_is_known():
+    import pty
+
+    program = (
+        "from giverny.cli.voice import Voice\n"
+        "with Voice(False).progress('[x] a', None) as move: move(1); move(2, total=3, text='b')"
+    )
+    leader, follower = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", program], stderr=follower, stdout=subprocess.PIPE, timeout=120)
+    os.close(follower)
+    said = os.read(leader, 65536).decode()
+    assert done.returncode == 0, said
+    assert "2/3" in said

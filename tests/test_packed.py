@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from giverny.base.contracts import Condition
-from giverny.denoisers.packed import PackedUNet, available
+from giverny.denoisers.packed import Folded, PackedUNet, available
 from giverny.denoisers.unet import UNetRecipe
 
 pytestmark = pytest.mark.skipif(not available(torch.device("cpu")), reason="this build of torch lacks oneDNN")
@@ -25,7 +25,8 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("branches", [1, 2, 3])
 @pytest.mark.parametrize("times", ["one", "many"])
-def test_packed_equals_plain(name, branches, times):
+@pytest.mark.parametrize("words", [4, 9])  # few enough to be folded into the attention's maps, or too many
+def test_packed_equals_plain(name, branches, times, words):
     recipe = RECIPES[name]
     torch.manual_seed(0)
     plain = recipe.build().eval()
@@ -36,8 +37,8 @@ def test_packed_equals_plain(name, branches, times):
     for batch, height, width in ((1, 7, 7), (2, 8, 8), (2, 5, 12), (1, 7, 7)):
         rows = batch * branches
         condition = Condition(
-            torch.randn(rows, 9, recipe.context_width) if recipe.cross else None,
-            torch.rand(rows, 9).argsort(1) < 6 if recipe.cross else None,
+            torch.randn(rows, words, recipe.context_width) if recipe.cross else None,
+            torch.rand(rows, words).argsort(1) < 3 if recipe.cross else None,
             torch.randn(rows, recipe.pooled_width) if recipe.additive else None,
             torch.randn(rows, extra, height, width) if extra else None,
         )
@@ -46,13 +47,20 @@ def test_packed_equals_plain(name, branches, times):
         with torch.inference_mode():
             prepared = plain.prepare(condition)
             expected = plain(x, t, prepared)
-            given = packed(x, t, prepared)
+            given = packed(x, t, packed.prepare(condition))
             by_hand = torch.cat(
                 [plain(x, t, plain.prepare(part(condition, i, batch))) for i in range(branches)]
             )  # fmt: skip
         assert given.shape == (rows, recipe.out_channels, height, width)
         assert float((given - expected).abs().max()) < 1e-5 * float(expected.abs().max())
         assert float((by_hand - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_few_words_are_folded():
+    packed = PackedUNet(RECIPES["cross"].build().eval())
+    with torch.inference_mode():
+        few, many = (packed.prepare(Condition(torch.randn(1, n, 12))).words for n in (4, 9))
+    assert all(isinstance(w, Folded) for w in few) and not any(isinstance(w, Folded) for w in many)
 
 
 def part(condition, i, batch):

@@ -165,6 +165,14 @@ class Condition:
 
         return Condition(stack("vectors"), stack("mask"), stack("pooled"), stack("channels"))
 
+    def split(self, rows: Sequence[int]) -> Iterator[Condition]:
+        """The reverse of `join`: conditions of so many rows each."""
+        start = 0
+        for count in rows:
+            parts = (self.vectors, self.mask, self.pooled, self.channels)
+            yield Condition(*(None if part is None else part[start : start + count] for part in parts))
+            start += count
+
 
 @dataclass(frozen=True, eq=False)
 class Branch:

@@ -35,23 +35,25 @@ class Voice:
                 self.event("row", **row)
             return
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*("" if row.get(c) is None else str(row.get(c, "")) for c in columns))
+            table.add_row(*("" if row.get(c) is None else escape(str(row.get(c, ""))) for c in columns))
         Console(soft_wrap=False).print(table)
 
     @contextmanager
     def progress(self, text: str, total: float | None) -> Iterator[Callable[..., None]]:
-        """A bar on standard error: yields move(done, text=..., total=...). Programs see nothing of it."""
+        """A bar on standard error: yields move(done, text=..., total=...). total: None until it is known. Programs see
+        nothing of it."""
         if self.as_json or not sys.stderr.isatty():
             yield lambda done, **changes: None
             return
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())  # "?" for no total yet
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task(text, total=total)
             yield lambda done, **changes: bar.update(

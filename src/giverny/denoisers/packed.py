@@ -37,18 +37,21 @@ def available(device: torch.device) -> bool:
 
 
 class Linear:
-    """x (..., inputs) -> (..., outputs), optionally onto a residual. One plain product: the library's own linear operator
-    takes twice as long at these sizes."""
+    """x (..., inputs) -> (..., outputs), optionally onto a residual. Plain products: the processor library's own linear
+    operator takes twice as long at these sizes."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight = weight.detach().t().contiguous()  # (inputs, outputs)
+        self.weight = weight.detach()  # (outputs, inputs)
+        self.across = self.weight.t().contiguous()
         self.bias = torch.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], -1)
+        return F.linear(x, self.weight, self.bias)
 
     def onto(self, other: Tensor, x: Tensor) -> Tensor:
-        return self(x).add_(other)
+        sum_ = torch.add(other, self.bias)
+        sum_.view(-1, sum_.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), self.across)
+        return sum_
 
 
 class Conv3:
@@ -73,7 +76,7 @@ class Conv3:
 
     def __call__(self, x: Places, bias: Tensor | None = None) -> Places:
         bias = self.bias if bias is None else bias
-        return torch.ops.mkldnn._convolution_pointwise(
+        return torch.ops.mkldnn._convolution_pointwise.default(
             x, self.weight(x), bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
         )
 
@@ -93,7 +96,25 @@ def places(x: Tensor, like: Places) -> Places:  # (B, HW, C) -> (B, C, H, W), a 
 
 def repeated(x: Places, rows: int) -> Places:
     """x once per branch, branch after branch, as guidance lays them out."""
-    return x if len(x) == rows else x.repeat(rows // len(x), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    return x if len(x) == rows else joined(None, x, rows)
+
+
+def joined(x: Places | None, skip: Places, rows: int) -> Places:
+    """Channels of x, then those of skip, which is repeated once per branch if it has fewer rows."""
+    if x is not None and len(skip) == rows:
+        return torch.cat([x, skip], dim=1)
+    own = 0 if x is None else x.shape[1]
+    out = x_like(skip, rows, own + skip.shape[1])
+    if x is not None:
+        out[:, :own] = x
+    out.view(-1, *skip.shape[:1], *out.shape[1:])[:, :, own:] = skip
+    return out
+
+
+def x_like(x: Places, rows: int, channels: int) -> Places:
+    """Room for (rows, channels) at x's places, channels last in memory."""
+    height, width = x.shape[-2:]
+    return x.new_empty((rows, height, width, channels)).permute(0, 3, 1, 2)
 
 
 class Norm:
@@ -128,47 +149,94 @@ class Residual:
         return self.conv2.onto(skip, self.norm2(h))
 
 
-class Attend:
-    """Self-attention with one map for queries, keys and values, or attention onto prepared keys and values."""
+def _numbers(norm: nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float]:
+    return norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
 
-    def __init__(self, attention: Attention, own: bool) -> None:
+
+class SelfAttention:
+    """Attention of a block to itself, with one map for queries, keys and values."""
+
+    def __init__(self, attention: Attention) -> None:
         self.heads = attention.heads
-        parts = [attention.to_q, attention.to_k, attention.to_v] if own else [attention.to_q]
+        parts = [attention.to_q, attention.to_k, attention.to_v]
         biases = [p.bias for p in parts]
         self.inward = Linear(torch.cat([p.weight for p in parts]), None if biases[0] is None else torch.cat(biases))
         self.outward = Linear(attention.to_out[0].weight, attention.to_out[0].bias)
 
-    def __call__(self, x: Tensor, y: Tensor, keys_values: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """x + attention(y); y (B, N, C) is x, normalised."""
-        inward = self.inward(y)
-        if keys_values is None:
-            q, k, v = inward.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
-        else:
-            q, (k, v) = inward.unflatten(-1, (self.heads, -1)).transpose(1, 2), keys_values
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        rows, places_, _ = y.shape
+        q, k, v = self.inward(y).view(rows, places_, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.outward.onto(x, out.transpose(1, 2).reshape(rows, places_, -1))
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Words as one attention sees them, its maps for queries and results multiplied in: what is left per step are two
+    products. keys (B, C, heads * L); bias (B, 1, heads * L), -inf where masked; values (B, heads * L, C)."""
+
+    keys: Tensor
+    bias: Tensor
+    values: Tensor
+
+
+Words = Iterator[Folded | tuple[Tensor, Tensor]]  # of each attention to the words, in the order they are met
+
+
+class WordAttention:
+    """Attention of a block to the words."""
+
+    def __init__(self, attention: Attention, norm: nn.LayerNorm) -> None:
+        self.heads = attention.heads
+        self.inward = Linear(attention.to_q.weight, attention.to_q.bias)
+        self.outward = Linear(attention.to_out[0].weight, attention.to_out[0].bias)
+        self.norm = _numbers(norm)
+
+    def prepare(self, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Folded | tuple[Tensor, Tensor]:
+        """`Folded` where the words are few: with heads * L > C it would be more work, not less."""
+        k, v = keys_values  # (B, heads, L, d)
+        _, scale, shift, _ = self.norm
+        width, count = self.inward.weight.shape[1], self.heads * k.shape[2]
+        if count > width:
+            return keys_values
+        to_q = self.inward.across.view(width, self.heads, -1)
+        keys = torch.einsum("chd,bhld->bchl", to_q, k) * k.shape[-1] ** -0.5
+        own = torch.einsum("hd,bhld->bhl", self.inward.bias.view(self.heads, -1), k) * k.shape[-1] ** -0.5
+        bias = torch.einsum("c,bchl->bhl", shift, keys) + own
+        if mask is not None:
+            bias = bias.masked_fill(~mask[:, 0], float("-inf"))
+        # A head's weights sum to 1: each carries its part of the bias.
+        to_out = self.outward.across.view(self.heads, -1, len(self.outward.weight))
+        values = torch.einsum("bhld,hdc->bhlc", v, to_out) + self.outward.bias / self.heads
+        return Folded((keys * scale[:, None, None]).flatten(2), bias.flatten(1)[:, None], values.flatten(1, 2))
+
+    def __call__(self, x: Tensor, words: Folded | tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """x + attention(norm(x)), x (B, N, C)."""
+        shape, scale, shift, eps = self.norm
+        if isinstance(words, Folded):
+            scores = torch.baddbmm(words.bias, F.layer_norm(x, shape, None, None, eps), words.keys)
+            rows, places_, count = scores.shape
+            weights = scores.view(rows, places_, self.heads, -1).softmax(-1).view(rows, places_, count)
+            return torch.baddbmm(x, weights, words.values)
+        q = self.inward(F.layer_norm(x, shape, scale, shift, eps)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, *words, attn_mask=mask)
         return self.outward.onto(x, out.transpose(1, 2).flatten(2))
 
 
 class Block:
     def __init__(self, block: TransformerBlock) -> None:
-        self.norms = [(n.normalized_shape, n.weight.detach(), n.bias.detach(), n.eps) for n in self._norms(block)]
-        self.own = Attend(block.attn1, own=True)
-        self.words = Attend(block.attn2, own=False) if block.crosses else None
+        self.norm1, self.norm3 = (_numbers(n) for n in (block.norm1, block.norm3))
+        self.own = SelfAttention(block.attn1)
+        self.words = WordAttention(block.attn2, block.norm2) if block.crosses else None
         self.wide = Linear(block.ff.net[0].proj.weight, block.ff.net[0].proj.bias)
         self.narrow = Linear(block.ff.net[2].weight, block.ff.net[2].bias)
 
-    @staticmethod
-    def _norms(block: TransformerBlock) -> Iterator[nn.LayerNorm]:
-        yield block.norm1
-        if block.crosses:
-            yield block.norm2
-        yield block.norm3
-
-    def __call__(self, x: Tensor, words: Iterator[tuple[Tensor, Tensor]], mask: Tensor | None) -> Tensor:
-        x = self.own(x, F.layer_norm(x, *self.norms[0]), None, None)
+    def __call__(self, x: Tensor, words: Words, mask: Tensor | None) -> Tensor:
+        x = self.own(x, F.layer_norm(x, *self.norm1))
         if self.words is not None:
-            x = self.words(x, F.layer_norm(x, *self.norms[1]), next(words), mask)
-        value, gate = self.wide(F.layer_norm(x, *self.norms[-1])).chunk(2, dim=-1)
+            x = self.words(x, next(words), mask)
+        value, gate = self.wide(F.layer_norm(x, *self.norm3)).chunk(2, dim=-1)
         return self.narrow.onto(x, F.gelu(gate).mul_(value))
 
 
@@ -179,7 +247,7 @@ class Transformer:
         self.outward = Linear(transformer.proj_out.weight.flatten(1), transformer.proj_out.bias)
         self.blocks = [Block(b) for b in transformer.transformer_blocks]
 
-    def __call__(self, x: Places, words: Iterator[tuple[Tensor, Tensor]], mask: Tensor | None) -> Places:
+    def __call__(self, x: Places, words: Words, mask: Tensor | None) -> Places:
         h = self.inward(tokens(self.norm(x)))
         for block in self.blocks:
             h = block(h, words, mask)
@@ -192,6 +260,12 @@ class Stage:
 
     blocks: list[tuple[Residual, Transformer | None]]
     resize: Conv3 | None
+
+
+@dataclass(frozen=True)
+class PackedPrepared:
+    plain: UNetPrepared
+    words: tuple[Folded | tuple[Tensor, Tensor], ...]
 
 
 class PackedUNet:
@@ -212,6 +286,9 @@ class PackedUNet:
             torch.cat([b.time_emb_proj.weight for b in blocks]),
             torch.cat([b.time_emb_proj.bias + b.conv1.bias for b in blocks]),
         )
+        stages = [*self.down, self.middle, *self.up]
+        transformers = [t for stage in stages for _, t in stage.blocks if t is not None]
+        self.attentions = [b.words for t in transformers for b in t.blocks if b.words is not None]
         self.remembered: dict[float, list[Tensor]] = {}
         self.own_bias = torch.cat([b.conv1.bias.detach() for b in blocks])
 
@@ -223,8 +300,12 @@ class PackedUNet:
         pairs = [(Residual(r), Transformer(a) if a is not None else None) for r, a in zip(resnets, attentions, strict=True)]
         return Stage(pairs, Conv3(resizers[0].conv) if len(resizers) else None)
 
-    def prepare(self, condition: Condition) -> UNetPrepared:
-        return self.plain.prepare(condition)
+    def prepare(self, condition: Condition) -> PackedPrepared:
+        plain = self.plain.prepare(condition)
+        if torch.is_grad_enabled():  # the plain network will be asked
+            return PackedPrepared(plain, ())
+        pairs = zip(self.attentions, plain.keys_values, strict=False)  # none are given where nothing is told
+        return PackedPrepared(plain, tuple(a.prepare(kv, plain.mask) for a, kv in pairs))
 
     def _times(self, t: Tensor, added: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
         """`_time_biases`, remembered for a single time: a run's times are the same for every batch."""
@@ -246,20 +327,21 @@ class PackedUNet:
         rows = self.times(F.silu(h if added is None else h + added, inplace=True))
         return list((rows if len(rows) == 1 else rows - self.own_bias).split(self.widths, dim=1))
 
-    def __call__(self, x: Tensor, t: Tensor, prepared: UNetPrepared, probe: Probe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, prepared: PackedPrepared, probe: Probe | None = None) -> Tensor:
+        told = prepared.plain
         if probe is not None or torch.is_grad_enabled():  # what only the plain network can do
-            return self.plain(x, t, prepared, probe)
-        rows = prepared.rows or len(x)
-        words, mask = iter(prepared.keys_values), prepared.mask
-        if prepared.added is None and bool((t == t[0]).all()):
+            return self.plain(x, t, told, probe)
+        rows = told.rows or len(x)
+        words, mask = iter(prepared.words), told.mask
+        if told.added is None and (t.stride(0) == 0 or bool((t == t[0]).all())):
             t = t[:1]
-        if len(t) > 1 or prepared.added is not None or prepared.channels is not None:
+        if len(t) > 1 or told.added is not None or told.channels is not None:
             x = repeated(x, rows)
         if len(t) > 1:
             t = t.repeat(rows // len(t))
-        times = iter(self._times(t, prepared.added, x.dtype))
-        if prepared.channels is not None:
-            x = torch.cat([x, prepared.channels], dim=1)
+        times = iter(self._times(t, told.added, x.dtype))
+        if told.channels is not None:
+            x = torch.cat([x, told.channels], dim=1)
 
         # Branches of guidance differ by their words alone: until the first word is read, their rows are computed once.
         h = self.conv_in(x.contiguous(memory_format=torch.channels_last))  # (B, C0, H, W)
@@ -273,7 +355,7 @@ class PackedUNet:
             if stage.resize is not None:
                 h = stage.resize(h)  # (B, C, H/2, W/2)
                 skips.append(h)
-        h, skips = repeated(h, rows), [repeated(skip, rows) for skip in skips]
+        h = repeated(h, rows)
 
         (first, transformer), (second, _) = self.middle.blocks
         h = first(h, next(times))
@@ -282,7 +364,7 @@ class PackedUNet:
 
         for stage in self.up:
             for residual, transformer in stage.blocks:
-                h = residual(torch.cat([h, skips.pop()], dim=1), next(times))
+                h = residual(joined(h, skips.pop(), rows), next(times))
                 h = h if transformer is None else transformer(h, words, mask)
             if stage.resize is not None:
                 h = stage.resize(F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))  # (B, C, 2H, 2W)

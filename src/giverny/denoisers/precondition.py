@@ -7,7 +7,8 @@ clean`.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..base.table import time_of
 
 Prediction = Literal["epsilon", "v", "sample"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+MOMENTS = 1000  # noise levels whose meaning is kept: a few numbers each
 
 
 class Network(Protocol):
@@ -47,34 +49,63 @@ class DiscreteDenoiser:
         choose(prediction, PREDICTIONS, "prediction type")
         self.network, self.prediction, self.can = network, prediction, can
         self.table = table.detach().to("cpu", torch.float64)
+        self.moments: dict[tuple[Any, ...], Moment] = {}
 
     def prepare(self, condition: Condition) -> Prepared:
         return self.network.prepare(condition)
 
     def __call__(self, x: Tensor, level: NoiseLevel, prepared: Prepared, probe: Probe | None = None) -> Tensor:
-        """The clean estimate, (B, ...) in x's dtype. level: () or (B,).
+        """The clean estimate, (B, ...) in x's dtype. level: () or (B,). Raises InputError as `Moment.of`."""
+        moment = self._moment(level, x)
+        out = self.network(x * moment.inward, moment.times.expand(len(x)), prepared, probe).to(x.dtype)
+        if self.prediction == "sample":
+            return out
+        # A condition of k times the sample's rows has k estimates of each: they are told apart by a dimension of their own.
+        estimates = out.unflatten(0, (len(out) // len(x), len(x)))
+        return torch.addcmul(moment.own * x, estimates, moment.predicted).flatten(0, 1)
 
-        Raises InputError for alpha = 0 with an epsilon network: its estimate divides by alpha.
-        """
+    def _moment(self, level: NoiseLevel, x: Tensor) -> Moment:
+        """`Moment.of` this level; that of a level all pictures share is kept, since every run of a schedule asks for it."""
+        if level.alpha.dim():
+            return Moment.of(level, self.table, self.prediction, x)
+        key = (float(level.alpha), float(level.sigma), x.dtype, x.device)
+        found = self.moments.get(key)
+        if found is None:
+            found = Moment.of(level, self.table, self.prediction, x)
+            if len(self.moments) < MOMENTS:
+                self.moments[key] = found  # one assignment: threads at worst work the same thing out twice
+        return found
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a noise level means for a network: when it is, and how its words become an estimate of the clean sample.
+
+    network input: inward * x at `times`; estimate: own * x + predicted * output. Shaped () or (B, 1, ...), but times (1,) or
+    (B,); in the sample's dtype and on its device.
+    """
+
+    times: Tensor
+    inward: Tensor
+    own: Tensor
+    predicted: Tensor
+
+    @staticmethod
+    def of(level: NoiseLevel, table: Tensor, prediction: Prediction, x: Tensor) -> Moment:
+        """Raises InputError for alpha = 0 with an epsilon network: its estimate divides by alpha."""
         alpha, sigma, size = _unit(level)
-        if self.prediction == "epsilon" and bool((alpha == 0).any()):
+        if prediction == "epsilon" and bool((alpha == 0).any()):
             raise InputError(
                 "a start with some signal in it (alpha > 0) for a network that predicts noise",
                 "pure noise (alpha = 0, zero terminal SNR)",
                 "use a table without zero_terminal_snr, or a network trained to predict v or the sample",
             )
-        times = time_of(self.table, level).to(torch.promote_types(x.dtype, torch.float32)).to(x.device)
-        out = self.network(x * _shaped(1 / size, x), times.expand(len(x)), prepared, probe).to(x.dtype)
-        branches = len(out) // len(x)
-        if branches > 1:  # the condition had more rows than the sample
-            x = x.repeat(branches, *(1,) * (x.dim() - 1))
-            if alpha.dim():
-                alpha, sigma, size = alpha.repeat(branches), sigma.repeat(branches), size.repeat(branches)
-        if self.prediction == "sample":
-            return out
-        if self.prediction == "v":
-            return _shaped(alpha / size, x) * x - _shaped(sigma, x) * out
-        return _shaped(1 / (alpha * size), x) * x - _shaped(sigma / alpha, x) * out
+        times = time_of(table, level).to(torch.promote_types(x.dtype, torch.float32)).to(x.device).reshape(-1)
+        if prediction == "epsilon":
+            own, predicted = 1 / (alpha * size), -sigma / alpha
+        else:
+            own, predicted = alpha / size, -sigma
+        return Moment(times, *(_shaped(weight, x) for weight in (1 / size, own, predicted)))
 
 
 def targets(prediction: Prediction, clean: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:

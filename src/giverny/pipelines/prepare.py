@@ -26,9 +26,9 @@ from ..base.images import png_bytes, resize
 from ..base.runtime import derive_seed
 from ..base.sheet import grid
 from ..data.colours import ColourModel, colour_counts, fit_colours
+from ..data.cutouts import on_white
 from ..data.duplicates import alike, print_of
 from ..data.garments import band, garment_cut
-from ..data.cutouts import on_white
 from ..data.photographs import Photograph, Photographs
 from ..data.recolour import cloth_colour, recolour
 from ..data.wardrobe import COLOURS, GARMENTS, captions

@@ -108,7 +108,7 @@ def guided(denoise: Denoise, plan: ConditionPlan, total: int, probe: Probe | Non
             cleans = denoise(x, level, prepared, probe).to(x.dtype).chunk(k)
         result = branches[0].weight * cleans[0]
         for branch, clean in zip(branches[1:], cleans[1:], strict=True):
-            result = result + branch.weight * clean
+            result = torch.add(result, clean, alpha=branch.weight)
         return result
 
     return estimate

@@ -29,7 +29,6 @@ from ...base.contracts import (
     Request,
     Sampler,
     Started,
-    Toward,
 )
 from ...base.errors import InputError
 from ...base.images import to_pixels
@@ -109,8 +108,7 @@ class DiffusionPainter:
         spread = self.levels(knobs)
         for request in requests:
             yield Started(request.id, spread.steps)
-        positive = self._condition([r.prompt for r in requests], [r.toward for r in requests])
-        negative = self._condition([r.negative for r in requests])
+        positive, negative = self._conditions(requests)
         plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
         estimate = guided(self.denoise, plan, spread.steps)
         codec = self.parts.codec
@@ -139,20 +137,22 @@ class DiffusionPainter:
             yield Done(request.id, Picture(pixels[i], origin, tuple(k[i] for k in kept)))
 
     def levels(self, knobs: DiffusionKnobs) -> Levels:
-        return levels(self.parts.recipe.schedule.table(), knobs.steps, knobs.spacing)
+        return levels(self.parts.denoiser.table, knobs.steps, knobs.spacing)
 
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
         sampler: Any = get_sampler(knobs.sampler)
         return partial(sampler, eta=knobs.eta) if sampler_name(knobs.sampler) == "ddim" else sampler
 
-    def _condition(self, texts: list[str], toward: Sequence[Toward | None] = ()) -> Condition:
-        condition = self.parts.condition(texts)
-        if any(toward):
-            there = self.parts.condition([way.prompt if way else text for text, way in zip(texts, toward, strict=True)])
-            condition = between(condition, there, toward)
+    def _conditions(self, requests: Sequence[Request]) -> tuple[Condition, Condition]:
+        """What the denoiser is told under the prompts, and under the negative prompts; all are read at once."""
+        toward = [r.toward for r in requests]
+        ends = [way.prompt if way else r.prompt for r, way in zip(requests, toward, strict=True)] if any(toward) else []
+        read = self.parts.condition([*(r.prompt for r in requests), *(r.negative for r in requests), *ends])
         cast = lambda x: None if x is None else x.to(self.device, self.precision)  # noqa: E731
-        mask = None if condition.mask is None else condition.mask.to(self.device)
-        return Condition(cast(condition.vectors), mask, cast(condition.pooled))
+        mask = None if read.mask is None else read.mask.to(self.device)
+        told = Condition(cast(read.vectors), mask, cast(read.pooled))
+        here, negative, *there = told.split([len(requests)] * (3 if ends else 2))
+        return (between(here, there[0], toward) if there else here), negative
 
     def _pixels(self, latents: Tensor) -> np.ndarray:
         """Latents (B, z, h, w) -> uint8 (B, H, W, 3)."""
