@@ -6,7 +6,8 @@ Each lives in a process of its own, as its users run it, and they paint in turn 
 drifts drifts for all; minima and medians are printed. diffusers is given its text vectors ready-made (prompt_embeds); our
 time includes reading the words. All guide at every step, but for one: giverny as the model's card has it, where guidance
 rests while noise is highest. giverny asks glibc to keep freed memory; "diffusers, memory kept" is told the same.
-Sizes are 32 x 32 because the peer's pipeline wants sides divisible by 8.
+Pictures have the model's own size, rounded up where a side is not divisible by 8, as the peer's pipeline wants it: 28 x 28
+is painted as 32 x 32. The pipeline holds a KL autoencoder and a U-Net that attends to the words; other models are refused.
 """
 
 from __future__ import annotations
@@ -25,31 +26,47 @@ from typing import Any
 import torch
 
 from giverny.assembly import family, find_model
+from giverny.autoencoders.kl import KLRecipe
 from giverny.base.contracts import Request
+from giverny.base.errors import InputError
+from giverny.base.recipe import check
 from giverny.base.runtime import describe_machine, keep_memory
 from giverny.checkpoints.native import read_card
+from giverny.denoisers.unet import UNetRecipe
+from giverny.painters.diffusion.recipe import ModelRecipe
 from giverny.pipelines.text2image import collect
 
-SIZE = 32
 PROMPT = "a sneaker"
 OWN = "giverny, its own guidance"
 CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers", "diffusers, memory kept")
+
+
+def held_by_peer(recipe: ModelRecipe) -> tuple[UNetRecipe, KLRecipe]:
+    """The networks of a model that a StableDiffusionPipeline can hold. Raises InputError for any other."""
+    net, autoencoder = recipe.denoiser, recipe.autoencoder
+    if not isinstance(net, UNetRecipe) or net.conditioning != "cross":
+        given = f"{net.family!r} with conditioning {net.conditioning!r}"
+        raise InputError("a model whose denoiser is a U-Net with cross-attention alone", given)
+    if not isinstance(autoencoder, KLRecipe):
+        given = "none" if autoencoder is None else repr(autoencoder.family)
+        raise InputError("a model with a KL autoencoder", given, "diffusers' VQModel does not fit into its pipeline.")
+    return net, autoencoder
 
 
 def peer(parts: Any) -> Any:
     """A StableDiffusionPipeline around diffusers' own networks, filled with our weights."""
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-    net, kl = parts.recipe.denoiser, parts.recipe.autoencoder
+    net, kl = held_by_peer(parts.recipe)
     heads = tuple(net.heads_at(i) for i in range(len(net.channels)))
     unet = UNet2DConditionModel(
-        sample_size=SIZE // kl.factor, in_channels=net.in_channels, out_channels=net.out_channels,
+        in_channels=net.in_channels, out_channels=net.out_channels,
         block_out_channels=net.channels, layers_per_block=net.blocks, attention_head_dim=heads,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in net.attention[::-1]),
         cross_attention_dim=net.context_width, norm_num_groups=net.groups, transformer_layers_per_block=net.depth,
     )  # fmt: skip
-    unet.load_state_dict(parts.unet.state_dict())
+    unet.load_state_dict(parts.network.state_dict())
     vae = AutoencoderKL(
         in_channels=kl.picture_channels, out_channels=kl.picture_channels, latent_channels=kl.latent_channels,
         block_out_channels=kl.channels, layers_per_block=kl.blocks, norm_num_groups=kl.groups,
@@ -67,16 +84,22 @@ def peer(parts: Any) -> Any:
     return pipe
 
 
+def painted_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height rounded up to what the peer's pipeline takes."""
+    return -(-size[0] // 8) * 8, -(-size[1] // 8) * 8
+
+
 def contestant(name: str, model: str | None, steps: int, count: int) -> Callable[[], Any]:
     """One painting of `count` pictures, ready to be run again and again. Models are open, nothing else is made before."""
     backend = "auto" if name in ("giverny", OWN) else "plain"
     folder = find_model(*([model] if model else []))
     card = read_card(folder)
     painter: Any = family(card.family).open(folder, card, torch.device("cpu"), torch.float32, backend)
+    width, height = size = painted_size(card.size)
     if not name.startswith("diffusers"):
         every_step = {"guidance": 2.0, "guidance_from": 0.0, "guidance_to": 1.0}
         knobs = {"steps": steps, "sampler": "dpm++ 2m", **({} if name == OWN else every_step)}
-        requests = [Request(prompt=PROMPT, seed=i, size=(SIZE, SIZE), id=str(i), knobs=knobs) for i in range(count)]
+        requests = [Request(prompt=PROMPT, seed=i, size=size, id=str(i), knobs=knobs) for i in range(count)]
         return lambda: collect(painter.paint(requests), requests)
     pipe = peer(painter.parts)
     words, none = (painter.parts.encoder.encode([text]).vectors for text in (PROMPT, ""))
@@ -85,7 +108,7 @@ def contestant(name: str, model: str | None, steps: int, count: int) -> Callable
         with torch.inference_mode():
             return pipe(
                 prompt_embeds=words.expand(count, -1, -1), negative_prompt_embeds=none.expand(count, -1, -1),
-                num_inference_steps=steps, guidance_scale=2.0, height=SIZE, width=SIZE, output_type="np",
+                num_inference_steps=steps, guidance_scale=2.0, height=height, width=width, output_type="np",
             )  # fmt: skip
 
     return theirs
@@ -125,13 +148,14 @@ def race(names: Sequence[str], model: str | None, steps: int, count: int, runs: 
     return seconds
 
 
-def cold(steps: int) -> list[float]:
+def cold(model: str | None, steps: int) -> list[float]:
     """Seconds of `giverny paint "a sneaker" -n 4` as a process of its own."""
     seconds = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             command = [sys.executable, "-m", "giverny", "paint", PROMPT, "-n", "4", "--steps", str(steps), "-o", folder]
+            command += ["-m", model] if model else []
             subprocess.run(command, check=True, capture_output=True)
             seconds.append(time.perf_counter() - began)
     return seconds
@@ -149,9 +173,16 @@ def main() -> None:
         f"torch {machine['torch']}, {torch.get_num_threads()} threads, {machine['cpu_capability']}, float32, {args.steps} steps"
     )
     if args.cold:
-        seconds = cold(args.steps)
+        seconds = cold(args.model, args.steps)
         print(f'giverny paint "{PROMPT}" -n 4, cold: min {min(seconds):.2f} s, median {statistics.median(seconds):.2f} s')
         return
+    card = read_card(find_model(*([args.model] if args.model else [])))
+    try:
+        held_by_peer(check(ModelRecipe, card.recipe, card.name))
+    except InputError as error:
+        raise SystemExit(str(error)) from error
+    width, height = painted_size(card.size)
+    print(f"{card.name}, {width} x {height}")
     print(f"{'pictures':>8} {'':26} {'min ms/picture':>15} {'median':>9} {'diffusers / this, minima':>25} {'medians':>8}")
     for count in (1, 4):
         seconds = race(CONTESTANTS, args.model, args.steps, count, args.runs)

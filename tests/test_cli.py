@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,25 @@ def test_reproduce_finds_the_same_picture_and_names_what_differs(tiny, tmp_path)
     assert told["same"] is False and told["pixels"] == 1 and "fingerprint" in told["differs"]
     Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
     assert "giverny" in run("reproduce", tmp_path / "foreign.png", code=2).output
+
+
+def test_reproduce_refuses_what_a_family_does_not_follow(monkeypatch, tmp_path):
+    import giverny.assembly as assembly
+    from giverny.base.contracts import Picture, Toward
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    entry = EntryPoint("classgan", "one_file_painter:PAINTER", "giverny.painters")
+    monkeypatch.setattr(assembly, "entry_points", lambda group: [entry] if group == "giverny.painters" else [])
+    for _ in assembly.train({"family": "classgan", "name": "gan"}, tmp_path / "gan"):
+        pass
+    run("paint", "a red circle", "--seed", 3, "-m", tmp_path / "gan", "-o", tmp_path)
+    assert events("reproduce", tmp_path / "00000.png", "-m", tmp_path / "gan")[-1]["same"] is True
+    told = read_provenance(tmp_path / "00000.png")
+    request = told.request.model_copy(update={"toward": Toward(prompt="a blue square", share=0.5)})
+    pixels = np.asarray(Image.open(tmp_path / "00000.png"))
+    Picture(pixels, told.model_copy(update={"request": request})).save(tmp_path / "between.png")
+    said = run("reproduce", tmp_path / "between.png", "-m", tmp_path / "gan", code=2).output
+    assert "toward" in said and "classgan" in said
 
 
 def test_models_lists_shows_and_adds(tiny, tmp_path):

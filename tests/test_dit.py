@@ -1,21 +1,32 @@
-"""The diffusion transformer against diffusers' PixArtTransformer2DModel on equal random weights, and what is ours in it.
+"""The diffusion transformer against diffusers' PixArtTransformer2DModel on equal random weights, and what is ours in it;
+then in a whole model: the tests of test_contract.py run here once more, on a tiny diffusion model with a transformer.
 
 Configurations carry odd sizes on purpose, one of them drawn anew in every run. Every tensor is drawn non-zero from a fresh
 seed, which a failure prints.
 """
 
+import dataclasses
 import math
 import random
 import secrets
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+import test_contract as contract
+from giverny.assembly import load_recipe, open_painter, train
+from giverny.autoencoders.vq import VQRecipe
 from giverny.base.contracts import Condition, NoiseLevel
 from giverny.base.errors import InputError
+from giverny.base.recipe import check, describe, read_recipe, to_toml
 from giverny.denoisers.dit import DiT, DiTRecipe
 from giverny.denoisers.precondition import DiscreteDenoiser
+from giverny.denoisers.unet import UNetRecipe
+from giverny.painters.diffusion.family import PAINTER
+from giverny.painters.diffusion.recipe import DenoiserStage, DiffusionRecipe, ModelRecipe
 from giverny.sampling.schedules import ScheduleRecipe
 from test_networks import TOLERANCE, randomise, relative, same_gradients
 
@@ -282,3 +293,100 @@ def test_refuses_what_cannot_be():
     for wrong in (dict(width=30, heads=4), dict(width=30, heads=5)):
         with pytest.raises(ValidationError, match="divisible"):
             DiTRecipe(**{**TOY, **wrong})
+
+
+# -- in a diffusion model -------------------------------------------------------------------------------------------------
+
+
+def tiny():
+    """The tiny diffusion model with a transformer told in both ways; its 8 x 8 latents are 4 x 4 places."""
+    network = DiTRecipe(
+        width=16, layers=2, heads=2, context_width=16, pooled_width=16, span=4, conditioning="both", normalise_attention=True
+    )
+    recipe = PAINTER.tiny()
+    return changed(recipe, name="tiny-dit", denoiser=changed(recipe.denoiser, network=network))
+
+
+def changed(recipe, **parts):
+    """Checked, as `model_copy` is not."""
+    return type(recipe).model_validate({**{n: getattr(recipe, n) for n in type(recipe).model_fields}, **parts})
+
+
+@pytest.fixture
+def name(monkeypatch):
+    """The family that the contract's tests look up, with this recipe as its tiny one."""
+    monkeypatch.setattr("giverny.painters.diffusion.family.PAINTER", dataclasses.replace(PAINTER, tiny=tiny))
+    return "diffusion"
+
+
+@pytest.fixture(scope="module")
+def tiny_runs(tmp_path_factory):
+    run = tmp_path_factory.mktemp("tiny") / "dit"
+    for _ in train(tiny(), run):
+        pass
+    return {"diffusion": run}
+
+
+painter = contract.painter
+globals().update({key: test for key, test in vars(contract).items() if key.startswith("test_")})
+
+
+def test_the_opened_model_is_a_transformer_and_paints_with_the_plain_backend(tiny_runs):
+    run = tiny_runs["diffusion"]
+    painter = open_painter(run)
+    assert isinstance(painter.parts.network, DiT) and painter.parts.recipe.denoiser == tiny().denoiser.network
+    assert painter.backend == open_painter(run, backend="plain").backend == "plain"
+    assert painter.parts.step == 4  # two pixels a latent, two latents a place
+    with pytest.raises(InputError, match="wanted a U-Net for the packed backend; given a denoiser of family 'dit'"):
+        open_painter(run, backend="packed")
+
+
+def test_a_recipe_says_which_network_and_a_u_net_where_it_does_not():
+    text = to_toml(PAINTER.tiny())
+    assert 'family = "unet"' in text
+    unsaid = check(DiffusionRecipe, read_recipe(text.replace('family = "unet"', "")), "text")
+    assert unsaid == PAINTER.tiny() and isinstance(unsaid.denoiser.network, UNetRecipe)
+    with pytest.raises(InputError) as caught:
+        load_recipe(tiny(), ["denoiser.network.family=dot"])
+    assert "denoiser.network: wanted a known family; did you mean 'dit'? (choices: dit, unet); given 'dot'" in str(caught.value)
+    with pytest.raises(InputError, match=r"denoiser\.network\.pach: unknown key; did you mean 'patch'"):
+        load_recipe(tiny(), ["denoiser.network.pach=2"])
+
+
+def test_pictures_that_are_no_whole_number_of_places_are_refused():
+    with pytest.raises(InputError, match=r"sides divisible by 16 \(the denoiser's patch is 8\), given \(24, 24\)"):
+        load_recipe(tiny(), ["denoiser.network.patch=8", "data.size=[24, 24]", "text.image.size=24"])
+    assert load_recipe(tiny(), ["denoiser.network.patch=4", "data.size=[24, 24]", "text.image.size=24"])
+    for lost in ("context_width=15", "pooled_width=15", "in_channels=3"):
+        with pytest.raises(InputError, match=r"denoiser\.network"):
+            load_recipe(tiny(), [f"denoiser.network.{lost}"])
+
+
+def test_the_members_of_a_union_are_described_by_family():
+    fields = [row.field for row in describe(DenoiserStage)]
+    for recipe, family in ((UNetRecipe, "unet"), (DiTRecipe, "dit")):
+        assert [f for f in fields if f.startswith(f"network[{family}].")] == [
+            f"network[{family}].{row.field}" for row in describe(recipe)
+        ]
+    assert {"network[dit].patch", "mask_padding", "loop.batch"} <= set(fields)
+    assert {"autoencoder[vq].codes", "autoencoder[kl].channels"} <= {row.field for row in describe(ModelRecipe)}
+
+
+def test_the_speed_benchmark_fits_the_size_and_refuses_what_its_peer_cannot_hold(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))  # scripts, not a package
+    import paint
+
+    def card(denoiser=None, autoencoder=None):
+        whole = PAINTER.tiny()
+        return ModelRecipe(
+            autoencoder=autoencoder or whole.autoencoder.network, text=whole.text.text, pooled_width=16, mask_padding=True,
+            denoiser=denoiser or whole.denoiser.network, schedule=whole.schedule, prediction="v",
+        )  # fmt: skip
+
+    assert paint.held_by_peer(card()) == (PAINTER.tiny().denoiser.network, PAINTER.tiny().autoencoder.network)
+    with pytest.raises(InputError, match="U-Net with cross-attention alone; given 'dit'"):
+        paint.held_by_peer(card(tiny().denoiser.network))
+    with pytest.raises(InputError, match="KL autoencoder; given 'vq'"):
+        paint.held_by_peer(card(autoencoder=VQRecipe(channels=(8, 16), blocks=1, groups=4, middle_attention=False)))
+    assert [paint.painted_size(size) for size in ((28, 28), (64, 64), (60, 33))] == [(32, 32), (64, 64), (64, 40)]
+    sys.modules.pop("paint")

@@ -1,11 +1,21 @@
 """The packed backend paints with the plain network's numbers, whatever the shape, the condition or the time."""
 
+import random
+
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
+from giverny.autoencoders.codec import LatentCodec, LatentScale, PixelCodec
+from giverny.autoencoders.kl import KLRecipe
+from giverny.autoencoders.packed import PackedAutoencoder, packed_codec
+from giverny.autoencoders.vq import VQRecipe
 from giverny.base.contracts import Condition
-from giverny.denoisers.packed import Folded, PackedUNet, available
+from giverny.denoisers.packed import Folded, PackedUNet
 from giverny.denoisers.unet import UNetRecipe
+from giverny.layers.blocks import Upsample
+from giverny.layers.packed import LAYOUTS, Double, available
 
 pytestmark = pytest.mark.skipif(not available(torch.device("cpu")), reason="this build of torch lacks oneDNN")
 
@@ -79,3 +89,90 @@ def test_a_probe_or_a_gradient_gets_the_plain_network():
     with torch.inference_mode():
         packed(x, t, prepared, lambda place, weights: seen.append(place))
     assert any(place.endswith("cross") for place in seen)
+
+
+def drawn_autoencoder(recipe_type, attention):
+    """A small network of drawn sizes, its weights moved away from their beginnings."""
+    groups = random.choice([2, 4])
+    recipe = recipe_type(
+        picture_channels=random.choice([1, 3]),
+        latent_channels=random.randint(1, 8),
+        channels=tuple(groups * random.randint(3, 8) for _ in range(random.randint(1, 4))),
+        blocks=random.randint(1, 2),
+        middle_attention=attention,
+        groups=groups,
+    )
+    network = recipe.build().eval()
+    for p in network.parameters():
+        p.data += 0.05 * torch.randn_like(p)
+    return recipe, network
+
+
+def close(given, expected):
+    return given.shape == expected.shape and float((given - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("recipe_type", [KLRecipe, VQRecipe])
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_packed_decoder_equals_the_plain_one(recipe_type, attention):
+    """Drawn networks, odd and repeated sizes; more sizes than layouts are kept, then the first again."""
+    for _ in range(3):
+        seed = torch.seed()
+        random.seed(seed)
+        recipe, plain = drawn_autoencoder(recipe_type, attention)
+        packed = PackedAutoencoder(plain)
+        for batch, height, width in ((1, 3, 5), (2, 4, 4), (1, 7, 2), (3, 3, 6), (1, 3, 3), (1, 3, 5)):
+            latents = torch.randn(batch, recipe.latent_channels, height, width)
+            with torch.inference_mode():
+                expected = plain.decode(latents)
+                assert close(packed.decode(latents), expected), (seed, recipe, latents.shape)
+                assert expected.shape[-2:] == (height * recipe.factor, width * recipe.factor)
+        assert len(packed.decoder.conv_in.weight.kept) == LAYOUTS
+
+
+def test_a_packed_decoder_takes_a_single_place():
+    """One wide group: a norm over two or four values magnifies rounding, in both decoders alike."""
+    plain = KLRecipe(latent_channels=1, channels=(24, 32), groups=1, blocks=1).build().eval()
+    latents = torch.randn(2, 1, 1, 1)
+    with torch.inference_mode():
+        assert close(PackedAutoencoder(plain).decode(latents), plain.decode(latents))
+
+
+def test_doubling_is_nearest_and_convolution_everywhere():
+    """Against torch's own operators in double precision, borders included; to sizes that are not double as well."""
+    torch.seed()
+    up = Upsample(6)
+    double = Double(up)
+    x = torch.randn(2, 6, 5, 4).contiguous(memory_format=torch.channels_last)
+    for size in ((10, 8), (9, 8), (10, 7)):
+        big = F.interpolate(x.double(), size=size, mode="nearest")
+        expected = F.conv2d(big, up.conv.weight.double(), up.conv.bias.double(), padding=1)
+        with torch.inference_mode():
+            assert close(double(x, size).double(), expected)
+    with torch.inference_mode():
+        assert double(x).shape == (2, 6, 10, 8)
+
+
+def test_a_gradient_or_other_numbers_get_the_plain_decoder():
+    recipe, plain = drawn_autoencoder(KLRecipe, False)
+    latents = torch.randn(1, recipe.latent_channels, 4, 4, requires_grad=True)
+    PackedAutoencoder(plain).decode(latents).sum().backward()
+    assert latents.grad is not None and bool((latents.grad != 0).any())
+    plain.double()
+    with torch.inference_mode():
+        exact = latents.detach().double()
+        assert torch.equal(PackedAutoencoder(plain).decode(exact), plain.decode(exact))
+
+
+def test_a_packed_codec_keeps_the_scale_and_leaves_pixels_alone():
+    recipe, plain = drawn_autoencoder(KLRecipe, True)
+    codec = LatentCodec(plain, recipe.latent_channels, recipe.factor, LatentScale(scale=0.3, shift=-0.7))
+    packed = packed_codec(codec)
+    assert (packed.channels, packed.factor) == (codec.channels, codec.factor)
+    pixels = torch.rand(2, recipe.picture_channels, 2 * recipe.factor, 3 * recipe.factor) * 2 - 1
+    with torch.inference_mode():
+        latents = codec.encode(pixels)
+        assert torch.equal(packed.encode(pixels), latents)
+        assert close(packed.decode(latents), codec.decode(latents))
+    for other in (PixelCodec(3), LatentCodec(nn.Identity(), 4, 1, LatentScale())):
+        assert packed_codec(other) is other

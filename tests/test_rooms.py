@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "giverny"
 
 # floor of each room, and what it may import (see docs/map.md); a room may always import itself
-BELOW_4 = {"base", "layers", "text", "autoencoders", "denoisers", "data", "sampling", "steering", "checkpoints"}
+BELOW_4 = {"base", "layers", "text", "autoencoders", "denoisers", "perception", "data", "sampling", "steering", "checkpoints"}
 MAY = {
     "base": set(),
     "layers": {"base"},
     "text": {"base", "layers"},
     "autoencoders": {"base", "layers"},
     "denoisers": {"base", "layers"},
+    "perception": {"base", "layers"},
     "data": {"base"},
     "sampling": {"base"},
     "steering": {"base", "layers"},

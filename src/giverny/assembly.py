@@ -234,8 +234,8 @@ def prepare_set(
     A run that was broken off resumes the training of its network.
     """
     from .data.catalog import raw_files
-    from .data.colours import colour_model
-    from .data.photographs import home_photographs, shop_photographs
+    from .data.clothes.colours import colour_model
+    from .data.clothes.photographs import home_photographs, shop_photographs
     from .perception.foreground import ForegroundRecipe, certainty
     from .pipelines.cutting import cut_out, teach_cutting
     from .pipelines.prepare import Prepared, PrepareRecipe
@@ -247,13 +247,13 @@ def prepare_set(
     at_home = next((s for s in sets if s.place == "home"), None)
     cutting = recipe.foreground
     facts: dict[str, Any] = {"name": recipe.name, "title": recipe.title}
-    look = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cutting.loop.seed)
+        network = ForegroundRecipe(size=cutting.size, channels=cutting.channels).build()
     if at_home is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cutting.loop.seed)
-            network = ForegroundRecipe(size=cutting.size, channels=cutting.channels).build()
         facts["cutting"] = teach_cutting(at_home, network, cutting.size, folder / "cutting", cutting.loop, told)
-        look = partial(certainty, network)
     shop = any(s.place == "shop" for s in sets)
-    made = Prepared(recipe, sets, None if shop else colour_model(), partial(cut_out, look, cutting.size), told, facts)
+    made = Prepared(
+        recipe, sets, None if shop else colour_model(), partial(cut_out, partial(certainty, network), cutting.size), told, facts
+    )
     return made.write(folder)

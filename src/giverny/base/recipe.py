@@ -165,7 +165,8 @@ def _wanted(error: ErrorDetails, owner: Any) -> str:
         return f"wanted a key {context['discriminator']} that says which kind"
     if kind == "union_tag_invalid":
         choices = [choice.strip(" '") for choice in str(context["expected_tags"]).split(",")]
-        return f"wanted a known {context['discriminator']}; {nearest(str(context['tag']), choices)}"
+        key = str(context["discriminator"]).removesuffix("()")  # a field, or the function that tells the kind
+        return f"wanted a known {key}; {nearest(str(context['tag']), choices)}"
     if kind == "literal_error" and isinstance(error["input"], str):
         expected = str(context["expected"]).replace(" or ", ", ").split(", ")
         choices = [choice[1:-1] for choice in expected if choice.startswith("'")]
@@ -209,8 +210,9 @@ def _with_nothing(annotation: Any, value: Any) -> Any:
         return value if words else None
     if isinstance(value, dict):
         models = [form for form in forms if is_model(form)]
-        tagged = [form for form in models if tags_of(form) & {str(v) for v in value.values()}]
-        form = (tagged or models or [f for f in forms if get_origin(f) is not None] or [Any])[0]
+        said = {str(v) for v in value.values()}
+        models.sort(key=lambda form: -len(tags_of(form) & said))  # the member that most speaks for; else the first
+        form = (models or [f for f in forms if get_origin(f) is not None] or [Any])[0]
         return {key: _with_nothing(part_of(form, key), part) for key, part in value.items()}
     if isinstance(value, list):
         form = next((f for f in forms if get_origin(f) in (list, tuple, set, frozenset, Sequence)), Any)
@@ -255,7 +257,7 @@ def _plain(value: Any) -> Any:
 class Row:
     """One setting, in words: for tables in the documentation and the help texts of flags and controls."""
 
-    field: str  # dotted where it lies in a nested recipe
+    field: str  # dotted where it lies in a nested recipe; in brackets the kind of recipe, where several may stand
     type: str
     default: str  # "" where it must be given
     range: str
@@ -263,12 +265,19 @@ class Row:
 
 
 def describe(model: type[BaseModel]) -> list[Row]:
-    """All settings of a recipe in their order; those of a recipe inside it follow with dotted names."""
+    """All settings of a recipe in their order; those of a recipe inside it follow with dotted names.
+
+    Where a recipe of several kinds may stand, the settings of each follow, with the kind: "network[dit].patch".
+    """
     rows: list[Row] = []
     for name, field in model.model_fields.items():
         members = members_of(field.annotation)
-        if len(members) == 1 and is_model(members[0]):
-            rows += [dataclasses.replace(row, field=f"{name}.{row.field}") for row in describe(members[0])]
+        if members and all(is_model(form) for form in members):
+            for form in members:
+                words = [get_args(f.annotation) for f in form.model_fields.values() if get_origin(f.annotation) is Literal]
+                kind = next((only[0] for only in words if len(only) == 1), form.__name__)
+                place = name if len(members) == 1 else f"{name}[{kind}]"
+                rows += [dataclasses.replace(row, field=f"{place}.{row.field}") for row in describe(form)]
             continue
         default = field.get_default(call_default_factory=True)
         shown = "" if field.is_required() else NOTHING if default is None else json.dumps(_plain(default))

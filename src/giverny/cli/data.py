@@ -183,3 +183,35 @@ def caption(
         voice.say(f"{done.without} pictures are left without: nothing is known of them that the templates name")
     for name, reason in done.skipped[:10]:
         voice.say(f"passed over: {name} ({reason})")
+
+
+@command.command("prepare")
+@click.argument("name")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change an entry of the recipe.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="Where it is kept.  [default: with the data]")
+@click.option("--replace", is_flag=True, help="Make it anew where it is there.")
+@speaks
+def prepare(name: str, overrides: tuple[str, ...], out: Path | None, replace: bool, voice: Voice) -> None:
+    """Make a set to train on from raw photographs: NAME is a prepared set (`giverny data`) or a recipe file.
+
+    Garments are cut out, their colours named, missing (garment, colour) pairs made by recolouring, near-copies found and
+    a test part put aside. Beside the pictures lie the card, which counts all of it, and a sheet to look at.
+    """
+    from ..assembly import prepare_set
+    from ..base.errors import InputError
+    from ..data.catalog import home_of
+
+    folder = out or home_of(Path(name).stem)
+    if (folder / "train.zip").exists() and not replace:
+        raise InputError("a folder without a prepared set, or --replace", f"{folder}, which holds one")
+    with voice.progress("preparing", None) as move:
+        facts = prepare_set(name, folder, overrides, lambda what, done, total: move(done, total=total, text=what))
+    voice.event("prepared", folder=folder, **facts)
+    agreed = facts.get("colour_agreement")
+    count = f"{facts['train']} pictures to train on, {facts['recoloured']} of them recoloured, {facts['test']} to test"
+    voice.say(f"{facts['name']}: {count}")
+    if agreed:
+        voice.say(
+            f"colours agree with {agreed['agree']:.1%} of the sellers' names, {agreed['agree_where_sure']:.1%} where sure"
+        )
+    voice.say(f"{folder}: train.zip, test.zip, card.json, and sheet.png to look at")

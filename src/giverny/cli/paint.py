@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,28 +91,20 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced."""
     from contextlib import closing
 
-    from ..base.contracts import Done, Failed, Progress
+    from ..base.contracts import Done
     from ..base.errors import InputError
     from ..pipelines.text2image import contact_sheet, evolution
 
     out.mkdir(parents=True, exist_ok=True)
     first = next_number(out)
-    place = {r.id: first + i for i, r in enumerate(requests)}
+    files = {r.id: out / f"{first + i:05d}.png" for i, r in enumerate(requests)}
     done: dict[str, Any] = {}
     failed: list[str] = []
-    moved = 0
-    with voice.progress("painting", len(requests)) as move, closing(painter.paint(requests, trace=trace)) as events:
+    with closing(outcomes(painter.paint(requests, trace=trace), len(requests), "painting", voice, files)) as events:
         for event in events:
-            if isinstance(event, Progress):
-                moved += 1
-                move(moved / (event.total or 1), total=len(requests))
-            elif isinstance(event, Done):
-                path = out / f"{place[event.id]:05d}.png"
-                event.artifact.save(path)
+            if isinstance(event, Done):
                 done[event.id] = event.artifact
-                told = event.artifact.provenance
-                voice.event("picture", file=path, **(told.request.model_dump(include={"prompt", "seed"}) if told else {}))
-            elif isinstance(event, Failed):
+            else:
                 failed.append(event.reason)
     pictures = [done[r.id] for r in requests if r.id in done]
     if pictures:
@@ -126,6 +119,30 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     if failed:
         raise InputError("requests that can be painted", f"{len(failed)} that cannot: {failed[0]}")
     return pictures
+
+
+def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[str, Path]) -> Generator[Any, None, None]:
+    """Show how a painting of `count` pictures moves on, and give out what became of each request, Done or Failed.
+
+    files: {id of a request: where its picture is written, as soon as it is done}. Closing this closes the painting.
+    """
+    from contextlib import closing
+
+    from ..base.contracts import Done, Failed, Progress
+
+    moved = 0
+    with voice.progress(what, count) as move, closing(painting) as events:
+        for event in events:
+            if isinstance(event, Progress):
+                moved += 1
+                move(moved / (event.total or 1), total=count)
+            elif isinstance(event, Done | Failed):
+                if isinstance(event, Done) and event.id in files:
+                    event.artifact.save(files[event.id])
+                    told = event.artifact.provenance
+                    request = told.request.model_dump(include={"prompt", "seed"}) if told else {}
+                    voice.event("picture", file=files[event.id], **request)
+                yield event
 
 
 def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:

@@ -10,7 +10,7 @@ import click
 
 from ..painters.diffusion.knobs import DiffusionKnobs
 from .paint import command as paint
-from .paint import next_number, parse_size
+from .paint import next_number, outcomes, parse_size
 from .voice import Voice, speaks
 
 # Times that --even looks where the pictures change. Measured on fashion-mnist, 12 to 30 frames: the largest step fell from 3
@@ -109,24 +109,17 @@ def painted(painter: Any, requests: list[Any], what: str, voice: Voice, files: l
     """The pictures in order; each is written as soon as it is done, where files are given."""
     from contextlib import closing
 
-    from ..base.contracts import Done, Failed, Progress
+    from ..base.contracts import Failed
     from ..base.errors import InputError
     from ..pipelines.walk import able
 
     done: dict[str, Any] = {}
-    moved = 0
-    with voice.progress(what, len(requests)) as move, closing(able(painter, requests)) as events:
+    written = {request.id: file for request, file in zip(requests, files, strict=True)} if files else {}
+    with closing(outcomes(able(painter, requests), len(requests), what, voice, written)) as events:
         for event in events:
-            if isinstance(event, Progress):
-                moved += 1
-                move(moved / (event.total or 1), total=len(requests))
-            elif isinstance(event, Failed):
+            if isinstance(event, Failed):
                 raise InputError("a walk that can be painted", f"one that cannot: {event.reason}")
-            elif isinstance(event, Done):
-                done[event.id] = event.artifact
-                if files is not None:
-                    event.artifact.save(files[int(event.id)])
-                    voice.event("picture", file=files[int(event.id)])
+            done[event.id] = event.artifact
     return [done[request.id] for request in requests]
 
 

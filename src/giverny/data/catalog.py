@@ -49,15 +49,21 @@ class DataSet(Frozen):
     size: str  # of a picture
     licence: str
     homepage: str
-    reader: Literal["idx", "cifar", "clothing", "products", "folder", "emoji"]
-    files: tuple[File, ...]
+    reader: Literal["idx", "cifar", "clothing", "products", "folder", "emoji", "prepared"]
+    files: tuple[File, ...] = ()
+    made_from: tuple[str, ...] = ()  # named sets that `giverny data prepare` makes it from; it has no files elsewhere
     splits: tuple[str, ...] = ("train",)
     captions: Captions | None = None  # how its labels are put into words
 
     @property
     def public(self) -> bool:
         """Whether every file can be fetched."""
-        return all(file.url for file in self.files)
+        return bool(self.files) and all(file.url for file in self.files)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the files that are there where the set is."""
+        return tuple(f"{split}.zip" for split in self.splits) if self.made_from else tuple(f.name for f in self.files)
 
 
 def _files(base: str, *facts: tuple[str, int, str]) -> tuple[File, ...]:
@@ -213,6 +219,28 @@ _SETS = (
             ),
         ),
     ),
+    DataSet(
+        name="wardrobe",
+        what="clothes cut out, recoloured and put into words, from shop and home photographs",
+        count="about 20,000",
+        size="64x64",
+        licence="as fashion-products and clothing-cc0: for experiments only",
+        homepage="https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small",
+        reader="prepared",
+        made_from=("fashion-products", "clothing-cc0"),
+        splits=("train", "test"),
+    ),
+    DataSet(
+        name="wardrobe-cc0",
+        what="the same from photographs at home alone",
+        count="about 18,000",
+        size="64x64",
+        licence="CC0 1.0",
+        homepage="https://github.com/alexeygrigorev/clothing-dataset",
+        reader="prepared",
+        made_from=("clothing-cc0",),
+        splits=("train", "test"),
+    ),
 )
 
 CATALOG: Mapping[str, DataSet] = MappingProxyType({entry.name: entry for entry in _SETS})
@@ -224,10 +252,11 @@ def find(entry: DataSet, cache: Path | None = None) -> Path | None:
         root = Path(named).expanduser()
         if not root.is_dir():
             raise InputError(f"{VARIABLE} to name a folder", str(root), "correct or unset the variable")
-        if (root / entry.name).is_dir() and any((root / entry.name).iterdir()):
-            return root / entry.name
+        here = root / entry.name
+        if here.is_dir() and (all((here / n).is_file() for n in entry.needed) if entry.made_from else any(here.iterdir())):
+            return here
     folder = (cache or _user_cache()) / entry.name
-    return folder if all((folder / file.name).is_file() for file in entry.files) else None
+    return folder if all((folder / name).is_file() for name in entry.needed) else None
 
 
 def locate(name: str | DataSet, fetch: bool = True, progress: Progress | None = None, cache: Path | None = None) -> Path:
@@ -240,6 +269,10 @@ def locate(name: str | DataSet, fetch: bool = True, progress: Progress | None = 
     found = find(entry, cache)
     if found:
         return found
+    if entry.made_from:
+        raise InputError(
+            f"the prepared set {entry.name!r}", "none on this machine", f"make it: giverny data prepare {entry.name}"
+        )
     own = f"put {', '.join(f.name for f in entry.files)} into $" + f"{VARIABLE}/{entry.name}/ (set the variable first)"
     if not entry.public:
         raise InputError(
@@ -254,6 +287,12 @@ def locate(name: str | DataSet, fetch: bool = True, progress: Progress | None = 
         if not (folder / file.name).is_file():
             _download(file, folder / file.name, own, progress)
     return folder
+
+
+def home_of(name: str) -> Path:
+    """Where a set that is made on this machine is kept: below GIVERNY_DATA where that is set, else the user's cache."""
+    named = os.environ.get(VARIABLE)
+    return (Path(named).expanduser() if named else _user_cache()) / name
 
 
 def _user_cache() -> Path:
@@ -311,6 +350,8 @@ def open_named(
     folder = locate(entry.name, fetch, progress) if str(name) in CATALOG else path
     if entry.reader == "idx":
         return open_idx(folder, split, captions or entry.captions, entry.name)
+    if entry.reader == "prepared":
+        return open_source(folder / f"{split}.zip", tolerate=tolerate, kind=kind)
     place = _packed(entry, folder)
     match entry.reader:
         case "cifar":

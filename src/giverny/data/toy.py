@@ -49,7 +49,7 @@ class ToyShapes:
         if not 0 <= index < self._count:
             raise IndexError(f"picture {index} of {self._count}")
         draws = hashed("toy", self._seed, np.arange(5), index)
-        shape, colour, size = (int(d) % len(of) for d, of in zip(draws[:3], (SHAPES, COLOURS, SIZES), strict=True))
+        shape, colour, size = (int(d) % n for d, n in zip(draws[:3], map(len, (SHAPES, COLOURS, SIZES)), strict=True))
         x, y = (float(draw >> np.uint64(11)) / 2**53 for draw in draws[3:])
         word, diameter = list(SIZES.items())[size]
         tint = list(COLOURS)[colour]

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from ..base.contracts import Condition, Frozen, Probe
 from ..base.errors import InputError
-from ..layers.attention import Attention, attend, split_heads
+from ..layers.attention import Attention
 from ..layers.blocks import EmbeddingMLP, sinusoid
-from .unet import UNetPrepared, WordQueue
+from .prepared import Prepared, WordQueue, demand
 
 FREQUENCIES = 256  # width of the sinusoid of time, as in both papers
 EPS = 1e-6  # of the norms
@@ -72,21 +72,12 @@ class NormalisedAttention(Attention):
         super().__init__(width, context_width, heads, head_width, bias)
         self.norm_q, self.norm_k = HeadNorm(head_width, EPS), HeadNorm(head_width, EPS)
 
+    def queries(self, x: Tensor) -> Tensor:
+        return self.norm_q(super().queries(x))
+
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = super().keys_values(context)
         return self.norm_k(keys), values
-
-    def forward(
-        self,
-        x: Tensor,  # (B, N, width)
-        keys_values: tuple[Tensor, Tensor] | None = None,
-        mask: Tensor | None = None,
-        probe: Probe | None = None,
-        place: str = "",
-    ) -> Tensor:
-        k, v = keys_values if keys_values is not None else self.keys_values(x)
-        q = self.norm_q(split_heads(self.to_q(x), self.heads))
-        return self.to_out[0](attend(q, k, v, mask, probe=probe, place=place))  # (B, N, width)
 
 
 class GeluTanh(nn.Module):
@@ -227,40 +218,22 @@ class DiT(nn.Module):
         """Every attention to the words, in the order a forward pass meets them."""
         return [block.attn2 for block in self.transformer_blocks if isinstance(block, DiTBlock) and block.attn2 is not None]
 
-    def prepare(self, condition: Condition) -> UNetPrepared:
+    def prepare(self, condition: Condition) -> Prepared:
         """The work that does not depend on the sample or the time. Differentiable: training calls it too."""
-        recipe, mask = self.recipe, condition.mask
-        for needed, part, width, what in (
-            (recipe.cross, condition.vectors, recipe.context_width, "text vectors"),
-            (recipe.additive, condition.pooled, recipe.pooled_width, "a pooled vector"),
-        ):
-            if needed and (part is None or part.shape[-1] != width):
-                given = "none" if part is None else f"width {part.shape[-1]}"
-                raise InputError(f"{what} of width {width}", given, "Use this model's text encoder.")
-        keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
-        if self.caption_projection is not None:
-            context = self.caption_projection(condition.vectors)  # (B, L, C)
-            keys_values = tuple(a.keys_values(context) for a in self.cross_attentions())
-        return UNetPrepared(
-            keys_values,
-            None if mask is None else mask[:, None, None, :],
-            self.class_embedding(condition.pooled) if self.class_embedding is not None else None,
-            condition.channels,
-            condition.rows,
-        )
+        recipe = self.recipe
+        demand(condition, recipe.context_width if recipe.cross else None, recipe.pooled_width if recipe.additive else None)
+        context = self.caption_projection(condition.vectors) if self.caption_projection is not None else None  # (B, L, C)
+        added = self.class_embedding(condition.pooled) if self.class_embedding is not None else None
+        return Prepared.of(condition, self.cross_attentions(), context, added)
 
-    def forward(self, x: Tensor, t: Tensor, prepared: UNetPrepared, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, prepared: Prepared, probe: Probe | None = None) -> Tensor:
         """Raises InputError where the patch does not divide a side."""
         patch, (height, width) = self.recipe.patch, x.shape[-2:]
         if height % patch or width % patch:
             wanted = f"latents (or pixels, where there is no autoencoder) with sides divisible by the patch of {patch}"
             raise InputError(wanted, f"{width} x {height}", "Choose another size of picture.")
         words = WordQueue(prepared, probe)
-        if prepared.rows is not None and prepared.rows != len(x):  # one sample, several branches
-            branches = prepared.rows // len(x)
-            x, t = x.repeat(branches, 1, 1, 1), t.repeat(branches)
-        if prepared.channels is not None:
-            x = torch.cat([x, prepared.channels], dim=1)
+        x, t = prepared.join(x, t)
 
         h = self.pos_embed(x)  # (B, N, C)
         time, shared = self.adaln_single(t, prepared.added, x.dtype)  # (B, C), (B, 6, C)

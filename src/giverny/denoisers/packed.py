@@ -1,9 +1,8 @@
 """The same U-Net, computed with fewer and fused operations on a CPU: for painting, where small networks cost dispatch.
 
-What is ours: weights are brought once into the processor library's own layout (oneDNN, by way of the operators that
-torch's compiler uses); the time projections of all residual blocks are one product, whose rows become the bias of the
-convolution they are added to; 1x1 convolutions are linear maps, queries, keys and values one of them; residual sums ride
-on the operation before. No gradients and no probes: for those the plain network is used.
+Organs are those of layers/packed.py. What is ours here: the time projections of all residual blocks are one product, whose
+rows become the bias of the convolution they are added to; words are folded into an attention's maps; rows that guidance's
+branches share are computed once. No gradients and no probes: for those the plain network is used.
 """
 
 from __future__ import annotations
@@ -17,81 +16,12 @@ from torch.nn import functional as F
 
 from ..base.contracts import Condition, Probe
 from ..layers.attention import Attention
-from ..layers.blocks import ResidualBlock, sinusoid
-from .unet import SpatialTransformer, TransformerBlock, UNet, UNetPrepared
+from ..layers.blocks import sinusoid
+from ..layers.packed import Conv3, Double, Linear, Norm, Places, Residual, SelfAttention, places, tokens
+from .prepared import Prepared
+from .unet import SpatialTransformer, TransformerBlock, UNet
 
-LAYOUTS = 4  # picture sizes whose weight layouts are kept
 MOMENTS = 1000  # times whose biases are kept: a few kilobytes each
-Places = Tensor  # (B, C, H, W), channels last in memory: its (B, HW, C) view costs nothing
-
-
-def available(device: torch.device) -> bool:
-    """Whether this build of torch has the operators, found by calling one."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    try:
-        Conv3(nn.Conv2d(4, 4, 3, padding=1))(torch.ones(1, 4, 4, 4).contiguous(memory_format=torch.channels_last))
-        return True
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-
-
-class Linear:
-    """x (..., inputs) -> (..., outputs), optionally onto a residual. Plain products: the processor library's own linear
-    operator takes twice as long at these sizes."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight = weight.detach()  # (outputs, inputs)
-        self.across = self.weight.t().contiguous()
-        self.bias = torch.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias.detach()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-    def onto(self, other: Tensor, x: Tensor) -> Tensor:
-        sum_ = torch.add(other, self.bias)
-        sum_.view(-1, sum_.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), self.across)
-        return sum_
-
-
-class Conv3:
-    """3x3 convolution, optionally with another bias, optionally + other. Its layout depends on the picture's size."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        self.bias = conv.bias.detach() if conv.bias is not None else None
-        self.stride, self.padding = list(conv.stride), [int(p) for p in conv.padding]
-        self.plain = conv.weight.detach().contiguous()
-        self.layouts: dict[tuple[int, ...], Tensor] = {}
-
-    def weight(self, x: Places) -> Tensor:
-        """The weights as the library wants them for this size; a layout made for another size can be many times slower."""
-        found = self.layouts.get(x.shape)
-        if found is None:
-            found = torch.ops.mkldnn._reorder_convolution_weight(
-                self.plain, self.padding, self.stride, [1, 1], 1, list(x.shape)
-            )
-            # replaced, not changed in place: another thread may be reading the old one
-            self.layouts = dict([*self.layouts.items(), (tuple(x.shape), found)][-LAYOUTS:])
-        return found
-
-    def __call__(self, x: Places, bias: Tensor | None = None) -> Places:
-        bias = self.bias if bias is None else bias
-        return torch.ops.mkldnn._convolution_pointwise.default(
-            x, self.weight(x), bias, self.padding, self.stride, [1, 1], 1, "none", [], ""
-        )
-
-    def onto(self, other: Places, x: Places) -> Places:
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, self.weight(x), self.bias, self.padding, self.stride, [1, 1], 1, "add", 1.0, None, [], None
-        )
-
-
-def tokens(x: Places) -> Tensor:  # (B, C, H, W) -> (B, HW, C), a view
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def places(x: Tensor, like: Places) -> Places:  # (B, HW, C) -> (B, C, H, W), a view
-    return x.unflatten(1, like.shape[-2:]).permute(0, 3, 1, 2)
 
 
 def repeated(x: Places, rows: int) -> Places:
@@ -117,58 +47,8 @@ def x_like(x: Places, rows: int, channels: int) -> Places:
     return x.new_empty((rows, height, width, channels)).permute(0, 3, 1, 2)
 
 
-class Norm:
-    """GroupNorm, then SiLU in place where asked for."""
-
-    def __init__(self, norm: nn.GroupNorm, silu: bool) -> None:
-        self.groups, self.weight, self.bias, self.eps = (
-            norm.num_groups,
-            norm.weight.detach(),
-            norm.bias.detach(),
-            norm.eps,
-        )
-        self.silu = silu
-
-    def __call__(self, x: Places) -> Places:
-        y = torch.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        return F.silu(y, inplace=True) if self.silu else y
-
-
-class Residual:
-    def __init__(self, block: ResidualBlock) -> None:
-        self.norm1, self.norm2 = Norm(block.norm1, True), Norm(block.norm2, True)
-        self.conv1, self.conv2 = Conv3(block.conv1), Conv3(block.conv2)
-        short = block.conv_shortcut
-        self.shortcut = Linear(short.weight.flatten(1), short.bias) if short is not None else None
-
-    def __call__(self, x: Places, time: Tensor) -> Places:
-        """time: conv1's bias with the time projection added, (1, C) for all rows or (B, C) for each."""
-        h = self.norm1(x)
-        h = self.conv1(h, time[0]) if len(time) == 1 else self.conv1(h, self.conv1.bias).add_(time[:, :, None, None])
-        skip = x if self.shortcut is None else places(self.shortcut(tokens(x)), x)
-        return self.conv2.onto(skip, self.norm2(h))
-
-
 def _numbers(norm: nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float]:
     return norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
-
-
-class SelfAttention:
-    """Attention of a block to itself, with one map for queries, keys and values."""
-
-    def __init__(self, attention: Attention) -> None:
-        self.heads = attention.heads
-        parts = [attention.to_q, attention.to_k, attention.to_v]
-        biases = [p.bias for p in parts]
-        self.inward = Linear(torch.cat([p.weight for p in parts]), None if biases[0] is None else torch.cat(biases))
-        self.outward = Linear(attention.to_out[0].weight, attention.to_out[0].bias)
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + attention(y); y (B, N, C) is x, normalised."""
-        rows, places_, _ = y.shape
-        q, k, v = self.inward(y).view(rows, places_, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.outward.onto(x, out.transpose(1, 2).reshape(rows, places_, -1))
 
 
 @dataclass(frozen=True)
@@ -256,15 +136,16 @@ class Transformer:
 
 @dataclass(frozen=True)
 class Stage:
-    """Residual blocks of one level, each with its transformer or None, then a change of size or None."""
+    """Residual blocks of one level, each with its transformer or None, then a change of size where there is one."""
 
     blocks: list[tuple[Residual, Transformer | None]]
-    resize: Conv3 | None
+    half: Conv3 | None = None
+    double: Double | None = None
 
 
 @dataclass(frozen=True)
 class PackedPrepared:
-    plain: UNetPrepared
+    plain: Prepared
     words: tuple[Folded | tuple[Tensor, Tensor], ...]
 
 
@@ -275,9 +156,9 @@ class PackedUNet:
         self.plain = unet
         self.conv_in, self.conv_out = Conv3(unet.conv_in), Conv3(unet.conv_out)
         self.norm_out = Norm(unet.conv_norm_out, True)
-        self.down = [self._stage(b, b.downsamplers) for b in unet.down_blocks]
-        self.middle = self._stage(unet.mid_block, [])
-        self.up = [self._stage(b, b.upsamplers) for b in unet.up_blocks]
+        self.down = [Stage(self._blocks(b), half=next((Conv3(d.conv) for d in b.downsamplers), None)) for b in unet.down_blocks]
+        self.middle = Stage(self._blocks(unet.mid_block))
+        self.up = [Stage(self._blocks(b), double=next((Double(u) for u in b.upsamplers), None)) for b in unet.up_blocks]
         blocks = [r for b in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) for r in b.resnets]
         self.time_1 = Linear(unet.time_embedding.linear_1.weight, unet.time_embedding.linear_1.bias)
         self.time_2 = Linear(unet.time_embedding.linear_2.weight, unet.time_embedding.linear_2.bias)
@@ -293,12 +174,11 @@ class PackedUNet:
         self.own_bias = torch.cat([b.conv1.bias.detach() for b in blocks])
 
     @staticmethod
-    def _stage(block: nn.Module, resizers: nn.ModuleList | list[nn.Module]) -> Stage:
-        attentions: list[nn.Module | None] = list(block.attentions)
-        resnets = list(block.resnets)
+    def _blocks(level: nn.Module) -> list[tuple[Residual, Transformer | None]]:
+        attentions: list[nn.Module | None] = list(level.attentions)
+        resnets = list(level.resnets)
         attentions += [None] * (len(resnets) - len(attentions))
-        pairs = [(Residual(r), Transformer(a) if a is not None else None) for r, a in zip(resnets, attentions, strict=True)]
-        return Stage(pairs, Conv3(resizers[0].conv) if len(resizers) else None)
+        return [(Residual(r), Transformer(a) if a is not None else None) for r, a in zip(resnets, attentions, strict=True)]
 
     def prepare(self, condition: Condition) -> PackedPrepared:
         plain = self.plain.prepare(condition)
@@ -352,8 +232,8 @@ class PackedUNet:
                 if transformer is not None:
                     h = transformer(repeated(h, rows), words, mask)
                 skips.append(h)
-            if stage.resize is not None:
-                h = stage.resize(h)  # (B, C, H/2, W/2)
+            if stage.half is not None:
+                h = stage.half(h)  # (B, C, H/2, W/2)
                 skips.append(h)
         h = repeated(h, rows)
 
@@ -366,7 +246,8 @@ class PackedUNet:
             for residual, transformer in stage.blocks:
                 h = residual(joined(h, skips.pop(), rows), next(times))
                 h = h if transformer is None else transformer(h, words, mask)
-            if stage.resize is not None:
-                h = stage.resize(F.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))  # (B, C, 2H, 2W)
+            if stage.double is not None:
+                height, width = skips[-1].shape[-2:]
+                h = stage.double(h, (height, width))  # (B, C, 2H, 2W)
 
         return self.conv_out(self.norm_out(h)).contiguous()  # (B, out, H, W)

@@ -4,7 +4,6 @@ At Stable Diffusion 1.x's sizes (`UNetRecipe()`) it has 859,520,964 parameters a
 folder. `prepare` does the work that is the same at every step (text keys and values, pooled embedding); `forward` the rest.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.contracts import Condition, Frozen, Probe
-from ..base.errors import InputError
 from ..layers.attention import Attention
 from ..layers.blocks import Downsample, EmbeddingMLP, ResidualBlock, Upsample, sinusoid
+from .prepared import Prepared, WordQueue, demand
 
 
 class UNetRecipe(Frozen):
@@ -72,17 +71,6 @@ class UNetRecipe(Frozen):
         return UNet(self)
 
 
-@dataclass(frozen=True)
-class UNetPrepared:
-    """What stays the same over all steps of a picture."""
-
-    keys_values: tuple[tuple[Tensor, Tensor], ...]  # per cross-attention, in the order they are met
-    mask: Tensor | None  # (B, 1, 1, L) bool
-    added: Tensor | None  # (B, T) pooled embedding, joins the time embedding
-    channels: Tensor | None  # (B, K, H, W) concatenated to the sample
-    rows: int | None  # rows of the condition, a multiple of the sample's: guidance's branches share their sample
-
-
 class GatedFeedForward(nn.Module):
     """GEGLU (Shazeer 2020): value * gelu(gate), then back to the width."""
 
@@ -110,7 +98,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = GatedFeedForward(width)
 
-    def forward(self, x: Tensor, words: "WordQueue", place: str) -> Tensor:  # (B, N, C)
+    def forward(self, x: Tensor, words: WordQueue, place: str) -> Tensor:  # (B, N, C)
         x = x + self.attn1(self.norm1(x), probe=words.probe, place=place + ".self")
         if self.crosses:
             x = x + self.attn2(self.norm2(x), words.next(), words.mask, words.probe, place + ".cross")
@@ -128,7 +116,7 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(TransformerBlock(width, heads, context_width) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, words: "WordQueue", place: str) -> Tensor:  # (B, C, H, W)
+    def forward(self, x: Tensor, words: WordQueue, place: str) -> Tensor:  # (B, C, H, W)
         h = self.norm(x)
         if not self.linear:
             h = self.proj_in(h)
@@ -141,17 +129,6 @@ class SpatialTransformer(nn.Module):
             h = self.proj_out(h)
         h = h.transpose(1, 2).unflatten(2, x.shape[-2:])  # (B, C, H, W)
         return x + (h if self.linear else self.proj_out(h))
-
-
-class WordQueue:
-    """Hands each cross-attention its prepared keys and values, in the order they are met; one per forward pass."""
-
-    def __init__(self, prepared: UNetPrepared, probe: Probe | None) -> None:
-        self.mask, self.probe = prepared.mask, probe
-        self._left = iter(prepared.keys_values)
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        return next(self._left)
 
 
 class Level(nn.Module):
@@ -246,35 +223,20 @@ class UNet(nn.Module):
         blocks = [b for place in places for a in place.attentions for b in a.transformer_blocks]
         return [b.attn2 for b in blocks if b.crosses]
 
-    def prepare(self, condition: Condition) -> UNetPrepared:
+    def prepare(self, condition: Condition) -> Prepared:
         """The work that does not depend on the sample or the time. Differentiable: training calls it too."""
-        context, pooled, mask = condition.vectors, condition.pooled, condition.mask
-        if self.recipe.cross and (context is None or context.shape[-1] != self.recipe.context_width):
-            given = "none" if context is None else f"width {context.shape[-1]}"
-            raise InputError(f"text vectors of width {self.recipe.context_width}", given, "Use this model's text encoder.")
-        if self.recipe.additive and (pooled is None or pooled.shape[-1] != self.recipe.pooled_width):
-            given = "none" if pooled is None else f"width {pooled.shape[-1]}"
-            raise InputError(f"a pooled vector of width {self.recipe.pooled_width}", given, "Use this model's text encoder.")
-        keys_values = tuple(a.keys_values(context) for a in self.cross_attentions()) if context is not None else ()
-        return UNetPrepared(
-            keys_values,
-            None if mask is None else mask[:, None, None, :],
-            self.class_embedding(pooled) if self.class_embedding is not None else None,
-            condition.channels,
-            condition.rows,
-        )
+        recipe = self.recipe
+        demand(condition, recipe.context_width if recipe.cross else None, recipe.pooled_width if recipe.additive else None)
+        added = self.class_embedding(condition.pooled) if self.class_embedding is not None else None
+        return Prepared.of(condition, self.cross_attentions(), condition.vectors, added)
 
-    def forward(self, x: Tensor, t: Tensor, prepared: UNetPrepared, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, prepared: Prepared, probe: Probe | None = None) -> Tensor:
         words = WordQueue(prepared, probe)
-        if prepared.rows is not None and prepared.rows != len(x):  # one sample, several branches
-            branches = prepared.rows // len(x)
-            x, t = x.repeat(branches, 1, 1, 1), t.repeat(branches)
+        x, t = prepared.join(x, t)
         time = self.time_embedding(sinusoid(t, self.recipe.channels[0]).to(x.dtype))  # (B, T)
         if prepared.added is not None:
             time = time + prepared.added
         time = F.silu(time)
-        if prepared.channels is not None:
-            x = torch.cat([x, prepared.channels], dim=1)
 
         h = self.conv_in(x)  # (B, C0, H, W)
         skips = [h]

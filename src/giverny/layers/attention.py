@@ -60,6 +60,10 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width or width, inner, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
 
+    def queries(self, x: Tensor) -> Tensor:
+        """The half that the picture asks with. (B, N, width) -> (B, heads, N, d)"""
+        return split_heads(self.to_q(x), self.heads)
+
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The half that does not depend on the picture: made once per picture for text. (B, L, C) -> 2 x (B, heads, L, d)"""
         return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
@@ -73,5 +77,4 @@ class Attention(nn.Module):
         place: str = "",
     ) -> Tensor:
         k, v = keys_values if keys_values is not None else self.keys_values(x)
-        q = split_heads(self.to_q(x), self.heads)
-        return self.to_out[0](attend(q, k, v, mask, probe=probe, place=place))  # (B, N, width)
+        return self.to_out[0](attend(self.queries(x), k, v, mask, probe=probe, place=place))  # (B, N, width)

@@ -1,7 +1,7 @@
 """Teaching a network to cut things out, from pictures that need no network for it, and cutting out all others with it.
 
-The plain pictures of a set are cut by `data.cutouts`; laid on other grounds they are the training examples. No picture is
-labelled by hand, and none comes from outside the set.
+The plain pictures of a set are cut by `data.clothes.cutouts`; laid on other grounds they are the training examples. No
+picture is labelled by hand, and none comes from outside the set.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from ..base.errors import InputError
 from ..base.files import fingerprint
-from ..data.composites import Composites, square, unsquare
-from ..data.cutouts import cut, filled, largest
-from ..data.photographs import Photographs
+from ..base.runtime import threads
+from ..data.clothes.composites import Composites, square, unsquare
+from ..data.clothes.cutouts import cut, filled, largest
+from ..data.clothes.photographs import Photographs
 from ..training.loop import LoopRecipe, Trainer
 from ..training.segment import Segment
 
@@ -37,14 +38,15 @@ def teach_cutting(
 ) -> dict[str, float]:
     """Train the network, resuming in `folder`; it holds its averaged weights afterwards. Returns what it came to."""
     things, grounds = [], []
-    for number, row in enumerate(photographs.rows):
-        pixels = photographs.pixels(row)
-        found = cut(pixels)
-        if found is not None:
-            things.append((pixels, found))
-        grounds.append(pixels)
-        if number % 50 == 49 or number + 1 == len(photographs.rows):
-            told("looking for plain grounds", number + 1, len(photographs.rows))
+    with threads(1):  # pictures are small: threads would wait for each other
+        for number, row in enumerate(photographs.rows):
+            pixels = photographs.pixels(row)
+            found = cut(pixels)
+            if found is not None:
+                things.append((pixels, found))
+            grounds.append(pixels)
+            if number % 50 == 49 or number + 1 == len(photographs.rows):
+                told("looking for plain grounds", number + 1, len(photographs.rows))
     if len(things) < 20:
         raise InputError("20 pictures on plain grounds to learn cutting from", str(len(things)), "Add such pictures.")
     held = max(4, len(things) // 10)
@@ -52,22 +54,21 @@ def teach_cutting(
     validation = Composites(things[:held], grounds, size, HELD, recipe.seed + 1).batch_at(0)
     identity = fingerprint([len(grounds), len(things), size])
     trainer = Trainer(Segment(network), examples.stream, recipe, folder, validation, resume=True, identity=identity)
-    last: dict[str, float] = {}
     with closing(trainer.run()) as reports:
         for report in reports:
             told("learning to cut out", report.step, report.total)
-            last = report.values
     network.load_state_dict(trainer.averages["foreground"])
     network.eval()
     with torch.inference_mode():
         seen = (network(validation["pixels"]) > 0), validation["masks"] > 0.5
     union = (seen[0] | seen[1]).flatten(1).sum(1).clamp(min=1)
     overlap = float(((seen[0] & seen[1]).flatten(1).sum(1) / union).mean())
-    return {"plain": len(things), "of": len(grounds), "steps": trainer.counters.step, "iou": overlap, "loss": last["loss"]}
+    return {"plain": len(things), "of": len(grounds), "steps": trainer.counters.step, "iou": round(overlap, 4)}
 
 
 def cut_out(look: Look, size: int, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray | None]:
-    """The cut of each picture, bool (H, W); None where the network is not sure or the cut is not credible."""
+    """The cut of each picture, bool (H, W): the network's where it is sure and the cut credible, else that of a thing on a
+    plain ground, else None."""
     for first in range(0, len(pictures), 32):
         some = pictures[first : first + 32]
         with torch.inference_mode():
@@ -76,4 +77,4 @@ def cut_out(look: Look, size: int, pictures: Sequence[np.ndarray]) -> Iterator[n
             found = filled(largest(torch.from_numpy(unsquare(mine, picture.shape[:2]) > 0.5)))
             share = float(found.float().mean())
             edge = float(torch.cat([found[0], found[-1], found[:, 0], found[:, -1]]).float().mean())
-            yield found.numpy() if sure >= AGREE and 0.08 < share < 0.85 and edge < 0.25 else None
+            yield found.numpy() if sure >= AGREE and 0.08 < share < 0.85 and edge < 0.25 else cut(picture)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -23,15 +23,14 @@ from ..base.contracts import Frozen
 from ..base.errors import InputError, nearest
 from ..base.files import atomic_path, atomic_write
 from ..base.images import png_bytes, resize
-from ..base.runtime import derive_seed
+from ..base.runtime import derive_seed, threads
 from ..base.sheet import grid
-from ..data.colours import ColourModel, colour_counts, fit_colours
-from ..data.cutouts import on_white
+from ..data.clothes.colours import ColourModel, colour_counts, fit_colours
+from ..data.clothes.garments import coloured_part, garment_cut
+from ..data.clothes.photographs import Photograph, Photographs
+from ..data.clothes.recolour import cloth_colour, recolour
+from ..data.clothes.words import COLOURS, GARMENTS, captions
 from ..data.duplicates import alike, print_of
-from ..data.garments import band, garment_cut
-from ..data.photographs import Photograph, Photographs
-from ..data.recolour import cloth_colour, recolour
-from ..data.wardrobe import COLOURS, GARMENTS, captions
 from ..training.plan import LoopRecipe
 
 Cutter = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray | None]]  # pictures -> their cuts, in order
@@ -139,14 +138,15 @@ class Prepared:
             for rows in _blocks(source.rows, 256):
                 pictures = [source.pixels(row) for row in rows]
                 if source.place == "home":
-                    cuts: Iterable[np.ndarray | None] = self.cutter(pictures)
-                else:
-                    cuts = (garment_cut(p, r.garment) for p, r in zip(pictures, rows, strict=True))
-                for row, pixels, cut in zip(rows, pictures, cuts, strict=True):
-                    packed = None if cut is None else np.packbits(cut)
-                    seen.append(Seen(row, source, packed, pixels.shape[:2], row.colour))
-                    prints.append(print_of(pixels))
-                    self._measure(seen[-1], pixels, cut)
+                    cuts = list(self.cutter(pictures))
+                with threads(1):  # pictures are small: threads would wait for each other
+                    if source.place == "shop":
+                        cuts = [garment_cut(p, r.garment) for p, r in zip(pictures, rows, strict=True)]
+                    for row, pixels, cut in zip(rows, pictures, cuts, strict=True):
+                        packed = None if cut is None else np.packbits(cut)
+                        seen.append(Seen(row, source, packed, pixels.shape[:2], row.colour))
+                        prints.append(print_of(pixels))
+                        self._measure(seen[-1], pixels, cut)
                 self.told("looking at photographs", len(seen), total)
         near = alike(prints)[1] if prints else np.zeros(0, np.int64)
         for one, group in zip(seen, near.tolist(), strict=True):
@@ -156,9 +156,7 @@ class Prepared:
         return seen
 
     def _measure(self, one: Seen, pixels: np.ndarray, cut: np.ndarray | None) -> None:
-        where = cut
-        if where is None and one.row.place == "shop":
-            where = on_white(pixels) & band(one.row.garment, one.shape)
+        where = coloured_part(pixels, one.row.garment) if cut is None and one.row.place == "shop" else cut
         one.counts = colour_counts(pixels, where) if where is not None and where.any() else None
         if cut is not None and cut.sum() >= 40:
             one.cloth, share = cloth_colour(pixels, cut)
@@ -166,13 +164,12 @@ class Prepared:
 
     def _name_colours(self, seen: list[Seen]) -> None:
         """Fit or take the colour model; name what nobody named, and doubt what is named against all evidence."""
-        named = [s for s in seen if s.row.colour and s.counts is not None]
+        named = [(s.row.colour, s.counts) for s in seen if s.row.colour and s.counts is not None]
         model = self.colours
         if model is None:
             if len(named) < 100:
                 raise InputError("100 photographs with a colour named", str(len(named)), "Use the colour model that ships.")
-            counts = np.stack([s.counts for s in named])
-            labels = [s.row.colour for s in named]
+            labels, counts = [colour for colour, _ in named], np.stack([count for _, count in named])
             chance = np.random.default_rng(derive_seed("colours", self.recipe.seed))
             held = chance.random(len(named)) < 0.2
             trial = fit_colours(counts[~held], [x for x, h in zip(labels, held, strict=True) if not h], tuple(COLOURS))

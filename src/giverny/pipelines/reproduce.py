@@ -6,6 +6,7 @@ from typing import Any
 
 from ..base.contracts import Painter, Picture, Provenance
 from .text2image import collect
+from .walk import able
 
 COMPARED = ("fingerprint", "versions", "device", "precision", "backend", "threads", "batch", "noise", "knobs")
 
@@ -18,7 +19,7 @@ def repaint(painter: Painter, told: Provenance) -> tuple[Picture, dict[str, tupl
     """
     request = told.request.model_copy(update={"knobs": dict(told.knobs)})
     batch = [request.model_copy(update={"id": str(i)}) for i in range(told.batch)]
-    picture = collect(painter.paint(batch), batch)[0]
+    picture = collect(able(painter, batch), batch)[0]
     now = picture.provenance
     assert now is not None
     differing = {

@@ -8,8 +8,10 @@ import torch
 
 from ...base.contracts import Denoise
 from ...base.errors import InputError, choose
-from ...denoisers.packed import PackedUNet, available
+from ...denoisers.packed import PackedUNet
 from ...denoisers.precondition import DiscreteDenoiser
+from ...denoisers.unet import UNet
+from ...layers.packed import available
 from .recipe import Parts
 
 BACKENDS: dict[str, Callable[[torch.device], bool]] = {  # name -> whether it works on a device
@@ -19,12 +21,19 @@ BACKENDS: dict[str, Callable[[torch.device], bool]] = {  # name -> whether it wo
 
 
 def choose_backend(parts: Parts, wanted: str, device: torch.device, precision: torch.dtype) -> tuple[Denoise, str] | None:
-    """(denoiser, its name), or None for the plain one. "auto" takes the first of BACKENDS that works here."""
+    """(denoiser, its name), or None for the plain one. "auto" takes the first of BACKENDS that works here, for this network."""
     choose(wanted, ("auto", *BACKENDS), "backend")
+    if not isinstance(parts.network, UNet):
+        if wanted == "packed":
+            given = f"a denoiser of family {parts.recipe.denoiser.family!r}"
+            raise InputError("a U-Net for the packed backend", given, "Use --backend plain.")
+        return None
     if wanted == "plain" or not BACKENDS["packed"](device):
         if wanted == "packed":
             raise InputError("a CPU with oneDNN for the packed backend", str(device), "Use --backend plain.")
         return None
     recipe = parts.recipe
-    packed = DiscreteDenoiser(PackedUNet(parts.unet), recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}))
+    packed = DiscreteDenoiser(
+        PackedUNet(parts.network), recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"})
+    )
     return packed, "packed"

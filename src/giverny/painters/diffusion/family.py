@@ -36,17 +36,17 @@ def open_folder(
     with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
         tower = ClipText(recipe.text)
         projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
-        unet = recipe.denoiser.build()
+        denoiser = recipe.denoiser.build()
         autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
     for network, name in (
         (tower, "text"),
         (projection, "projection"),
-        (unet, "denoiser"),
+        (denoiser, "denoiser"),
         (autoencoder, "autoencoder"),
     ):
         if network is not None:
             fill(network, weights.get(name, {}), name).to(device, precision)
-    parts = assemble(recipe, tokenizer, tower, projection, unet, autoencoder)
+    parts = assemble(recipe, tokenizer, tower, projection, denoiser, autoencoder)
     faster = choose_backend(parts, backend, device, precision)
     return DiffusionPainter(
         parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *(faster or (None, "plain"))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...autoencoders.packed import packed_codec
 from ...base.contracts import (
     Condition,
     Denoise,
@@ -69,6 +70,7 @@ class DiffusionPainter:
         self.device, self.precision = device, precision
         self.denoise: Denoise = backend if backend is not None else parts.denoiser
         self.backend = backend_name if backend is not None else "plain"
+        self.codec = packed_codec(parts.codec) if self.backend == "packed" else parts.codec
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
@@ -77,7 +79,7 @@ class DiffusionPainter:
         if knobs.guidance_from > knobs.guidance_to:
             raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
         width, height = size = request.size or self.size
-        step = self.parts.codec.factor
+        step = self.parts.step
         if min(size) < step or width % step or height % step or max(size) > 4096:
             near = tuple(max(step, round(min(side, 4096) / step) * step) for side in size)
             raise InputError(
@@ -111,7 +113,7 @@ class DiffusionPainter:
         positive, negative = self._conditions(requests)
         plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
         estimate = guided(self.denoise, plan, spread.steps)
-        codec = self.parts.codec
+        codec = self.codec
         shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others)
@@ -157,7 +159,7 @@ class DiffusionPainter:
     def _pixels(self, latents: Tensor) -> np.ndarray:
         """Latents (B, z, h, w) -> uint8 (B, H, W, 3)."""
         with torch.inference_mode():
-            return to_pixels(self.parts.codec.decode(latents.to(self.precision)).float())
+            return to_pixels(self.codec.decode(latents.to(self.precision)).float())
 
     def _provenance(
         self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, seconds: float

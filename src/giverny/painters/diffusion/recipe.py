@@ -16,6 +16,7 @@ from ...autoencoders.vq import VQAutoencoder, VQRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
 from ...data.loader import Fit
+from ...denoisers.dit import DiT, DiTRecipe
 from ...denoisers.precondition import DiscreteDenoiser
 from ...denoisers.unet import UNet, UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
@@ -28,14 +29,25 @@ from ...training.reconstruct import ReconstructRecipe
 from ...training.sharpen import SharpenRecipe
 
 Autoencoder = KLAutoencoder | VQAutoencoder
+Backbone = UNet | DiT  # a denoiser's
 
 
-def family(network: Any) -> str:
-    """Which kind of autoencoder a recipe is of; one that does not say is a KL autoencoder."""
-    return str(network.get("family", "kl") if isinstance(network, dict) else getattr(network, "family", "kl"))
+def by_family(usual: str) -> Discriminator:
+    """Tells the members of a union apart by their `family`; a recipe that does not say is of the usual one."""
+
+    def family(network: Any) -> str:
+        return str(network.get("family", usual) if isinstance(network, dict) else getattr(network, "family", usual))
+
+    return Discriminator(family)
 
 
-AutoencoderRecipe = Annotated[Annotated[KLRecipe, Tag("kl")] | Annotated[VQRecipe, Tag("vq")], Discriminator(family)]
+AutoencoderRecipe = Annotated[Annotated[KLRecipe, Tag("kl")] | Annotated[VQRecipe, Tag("vq")], by_family("kl")]
+BackboneRecipe = Annotated[Annotated[UNetRecipe, Tag("unet")] | Annotated[DiTRecipe, Tag("dit")], by_family("unet")]
+
+
+def step_of(autoencoder: KLRecipe | VQRecipe | None, network: UNetRecipe | DiTRecipe) -> int:
+    """What the sides of a picture are divisible by: pixels along a latent, times latents along a transformer's place."""
+    return (autoencoder.factor if autoencoder is not None else 1) * (network.patch if isinstance(network, DiTRecipe) else 1)
 
 
 class DataRecipe(Frozen):
@@ -75,7 +87,7 @@ class TextStage(StageRecipe):
 
 
 class DenoiserStage(StageRecipe):
-    network: UNetRecipe
+    network: BackboneRecipe
     objective: DenoiseRecipe = DenoiseRecipe()
     mask_padding: bool = Field(True, description="hide the padding after a caption from cross-attention")
 
@@ -101,18 +113,18 @@ class DiffusionRecipe(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> DiffusionRecipe:
         net, text = self.denoiser.network, self.text.text
+        step = step_of(self.autoencoder.network if self.autoencoder is not None else None, net)
         if self.autoencoder is not None:
             wanted = self.autoencoder.network.latent_channels
             if self.autoencoder.network.picture_channels != self.data.channels:
                 raise ValueError(f"autoencoder.network.picture_channels wants to be data.channels = {self.data.channels}")
             if self.autoencoder.critic and self.autoencoder.critic.picture_channels != self.data.channels:
                 raise ValueError(f"autoencoder.critic.picture_channels wants to be data.channels = {self.data.channels}")
-            if any(side % self.autoencoder.network.factor for side in self.data.size):
-                raise ValueError(
-                    f"data.size wants sides divisible by {self.autoencoder.network.factor}, given {self.data.size}"
-                )
         else:
             wanted = self.data.channels
+        if any(side % step for side in self.data.size):
+            patch = f" (the denoiser's patch is {net.patch})" if isinstance(net, DiTRecipe) else ""
+            raise ValueError(f"data.size wants sides divisible by {step}{patch}, given {self.data.size}")
         if (net.in_channels, net.out_channels) != (wanted, wanted):
             raise ValueError(f"denoiser.network wants in_channels = out_channels = {wanted}")
         if self.decoder is not None:
@@ -141,7 +153,7 @@ class ModelRecipe(Frozen):
     picture_channels: int = 3
     text: ClipTextRecipe
     pooled_width: int
-    denoiser: UNetRecipe
+    denoiser: BackboneRecipe
     mask_padding: bool
     schedule: ScheduleRecipe
     prediction: Literal["epsilon", "v", "sample"]
@@ -153,7 +165,7 @@ class Parts:
 
     recipe: ModelRecipe
     encoder: ClipTextEncoder
-    unet: UNet
+    network: Backbone
     denoiser: DiscreteDenoiser
     codec: Codec
     autoencoder: Autoencoder | None
@@ -162,8 +174,13 @@ class Parts:
         """What a model folder stores, by name."""
         projection = self.encoder.projection
         assert projection is not None
-        found: dict[str, nn.Module] = {"text": self.encoder.tower, "projection": projection, "denoiser": self.unet}
+        found: dict[str, nn.Module] = {"text": self.encoder.tower, "projection": projection, "denoiser": self.network}
         return found | ({"autoencoder": self.autoencoder} if self.autoencoder is not None else {})
+
+    @property
+    def step(self) -> int:
+        """What the sides of a picture want to be divisible by."""
+        return step_of(self.recipe.autoencoder, self.recipe.denoiser)
 
     def condition(self, texts: list[str]) -> Condition:
         """What the denoiser is told about these texts."""
@@ -182,20 +199,20 @@ def assemble(
     tokenizer: Tokenizer,
     tower: ClipText,
     projection: nn.Linear,
-    unet: UNet,
+    network: Backbone,
     autoencoder: Autoencoder | None,
 ) -> Parts:
     """Join trained networks, in evaluation mode."""
-    for network in (tower, projection, unet, autoencoder):
-        if network is not None:
-            network.eval().requires_grad_(False)
+    for part in (tower, projection, network, autoencoder):
+        if part is not None:
+            part.eval().requires_grad_(False)
     codec: Codec
     if recipe.autoencoder is not None and autoencoder is not None:
         codec = LatentCodec(autoencoder, recipe.autoencoder.latent_channels, recipe.autoencoder.factor, recipe.scale)
     else:
         codec = PixelCodec(recipe.picture_channels)
-    denoiser = DiscreteDenoiser(unet, recipe.schedule.table(), recipe.prediction)
+    denoiser = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction)
     encoder = ClipTextEncoder(tower, tokenizer, projection)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
-    return Parts(recipe, encoder, unet, denoiser, codec, autoencoder)
+    return Parts(recipe, encoder, network, denoiser, codec, autoencoder)

@@ -21,7 +21,6 @@ from ...base.runtime import derive_seed
 from ...checkpoints.native import fill
 from ...data.latents import LatentLoader, statistics, write_latents
 from ...data.loader import Loader
-from ...denoisers.unet import UNet
 from ...text.clip import Clip
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import Contrast
@@ -31,7 +30,7 @@ from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
 from ...training.sharpen import Sharpen
 from .painter import DiffusionPainter
-from .recipe import Autoencoder, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
+from .recipe import Autoencoder, Backbone, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
 WORKERS = 2
 
@@ -54,7 +53,7 @@ class DiffusionWorkshop:
         self.autoencoder: Autoencoder | None = None
         self.clip: Clip | None = None
         self.tokenizer: Tokenizer | None = None
-        self.unet: UNet | None = None
+        self.denoiser: Backbone | None = None
         self.scale = LatentScale()
 
     # -- what the run asks for -----------------------------------------------------------------------------------------
@@ -99,13 +98,13 @@ class DiffusionWorkshop:
 
     def parts(self) -> Parts:
         """The finished networks, joined."""
-        assert self.clip is not None and self.tokenizer is not None and self.unet is not None
+        assert self.clip is not None and self.tokenizer is not None and self.denoiser is not None
         return assemble(
             self.model_recipe(),
             self.tokenizer,
             self.clip.text_model,
             self.clip.text_projection,
-            self.unet,
+            self.denoiser,
             self.autoencoder,
         )
 
@@ -227,15 +226,15 @@ class DiffusionWorkshop:
         stage = self.recipe.denoiser
         path = self.latents()
         with seeded(stage.loop.seed, "denoiser"):
-            unet = stage.network.build().to(self.device)
-        self.unet = unet
+            network = stage.network.build().to(self.device)
+        self.denoiser = network
         loader = LatentLoader(
             self._loader(stage.loop.batch, stage.loop.seed, self.kept), path, self.scale.scale, self.scale.shift
         )
         parts = self.parts()
-        unet.train().requires_grad_(True)
+        network.train().requires_grad_(True)
         objective = DenoiseObjective(
-            unet, self.recipe.schedule.table(), stage.objective, lambda texts: parts.condition(list(texts)),
+            network, self.recipe.schedule.table(), stage.objective, lambda texts: parts.condition(list(texts)),
             lambda: self._preview(parts),
         )  # fmt: skip
 
@@ -256,9 +255,9 @@ class DiffusionWorkshop:
 
     def _keep_denoiser(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.latents()
-        unet = self.recipe.denoiser.network.build().to(self.device)
-        fill(unet, tensors["denoiser"], "denoiser")
-        self.unet = unet.eval().requires_grad_(False)
+        network = self.recipe.denoiser.network.build().to(self.device)
+        fill(network, tensors["denoiser"], "denoiser")
+        self.denoiser = network.eval().requires_grad_(False)
 
 
 class seeded:

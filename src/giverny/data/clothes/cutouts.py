@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..base.lab import to_lab
+from ...base.lab import to_lab
 
 RIM = 0.06  # width of the rim, as a share of the smaller side
 PLAIN = 6.0  # Lab distance that 85 % of a plain ground's rim stay below
@@ -46,11 +46,12 @@ def cut(pixels: np.ndarray) -> np.ndarray | None:
 def on_white(pixels: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) of a studio photograph on white -> bool (H, W), True on all that is not the ground around it."""
     light = torch.from_numpy(pixels.min(axis=2) >= WHITE)
-    return (~flooded(light, _rim(*light.shape, least=1, share=0.0) & light)).numpy()
+    return (~flooded(light, _edge(light) & light)).numpy()
 
 
-def largest(mask: Tensor) -> Tensor:
-    """The largest piece of a bool (H, W) mask; places that touch at a side or a corner belong together."""
+def largest(mask: Tensor, share: float = 0.35) -> Tensor:
+    """The largest piece of a bool (H, W) mask, and what is at least `share` as large (the other shoe of a pair); places
+    that touch at a side or a corner belong together."""
     names = torch.arange(1, mask.numel() + 1, dtype=torch.float32).view_as(mask) * mask
     while True:  # every piece takes the highest of its places' numbers
         spread = F.max_pool2d(names[None, None], 3, 1, 1)[0, 0] * mask
@@ -58,12 +59,12 @@ def largest(mask: Tensor) -> Tensor:
             break
         names = spread
     pieces, counts = names[mask].unique(return_counts=True)
-    return names == pieces[counts.argmax()] if len(pieces) else mask
+    return torch.isin(names, pieces[counts >= share * counts.max()]) if len(pieces) else mask
 
 
 def filled(mask: Tensor) -> Tensor:
     """A bool (H, W) mask without small holes. Wide ones, as between arm and side, are ground seen through."""
-    holes = ~mask & ~flooded(~mask, _rim(*mask.shape, least=1, share=0.0) & ~mask)
+    holes = ~mask & ~flooded(~mask, _edge(mask) & ~mask)
     return mask | (holes & ~_grown(_shrunk(holes, 1), 2))
 
 
@@ -77,8 +78,15 @@ def flooded(open_: Tensor, start: Tensor) -> Tensor:
         start = spread
 
 
-def _rim(height: int, width: int, least: int = 3, share: float = RIM) -> Tensor:
-    thick = max(least, int(share * min(height, width)))
+def _edge(like: Tensor) -> Tensor:
+    """The outermost pixels, bool (H, W)."""
+    edge = torch.ones_like(like)
+    edge[1:-1, 1:-1] = False
+    return edge
+
+
+def _rim(height: int, width: int) -> Tensor:
+    thick = max(3, int(RIM * min(height, width)))
     rim = torch.ones(height, width, dtype=torch.bool)
     rim[thick : height - thick, thick : width - thick] = False
     return rim

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..base.errors import InputError
-from ..base.lab import to_lab
+from ...base.errors import InputError
+from ...base.lab import to_lab
 
 LEVELS = 16  # of each channel: colours are counted on a grid of 4096
 WIDTH = 9.0  # Lab units over which a bin is soft
@@ -99,10 +99,10 @@ def fit_colours(
     def loss() -> torch.Tensor:
         solver.zero_grad()
         value = F.cross_entropy(inputs @ weights + bias, wanted) + decay * weights.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[no-untyped-call]
+    solver.step(loss)
     return ColourModel(tuple(names), centres, weights.detach().numpy(), bias.detach().numpy(), note)
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..base.contracts import Batch
-from ..base.images import resize
-from ..base.runtime import derive_seed
+from ...base.contracts import Batch
+from ...base.images import resize
+from ...base.runtime import derive_seed
 
 AS_TAKEN = 0.3  # share of examples left as they were photographed
 
@@ -45,14 +45,14 @@ class Composites:
         return {"pixels": pixels * 2 - 1, "masks": masks}
 
     def _example(self, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
-        picture, cut = self.things[chance.integers(len(self.things))]
+        picture, cut = self.things[int(chance.integers(len(self.things)))]
         layers = square(picture, cut, self.size)  # (4, S, S) in 0..1
         if chance.random() < AS_TAKEN:
             moved = _moved(layers, chance, zoom=(0.9, 1.4), padding="reflection")
             return _lit(moved[:3], chance), moved[3:].clamp(0, 1)
         thing = _moved(layers, chance, zoom=(0.6, 1.3), padding="zeros")
         mask = thing[3:].clamp(0, 1)
-        ground = _ground(self.grounds[chance.integers(len(self.grounds))], self.size, chance)
+        ground = _ground(self.grounds[int(chance.integers(len(self.grounds)))], self.size, chance)
         shadow = 1 - chance.uniform(0, 0.5) * F.avg_pool2d(mask.roll((2, 2), (1, 2))[None], 7, 1, 3)[0]
         laid = mask * _lit(thing[:3], chance) + (1 - mask) * shadow * _lit(ground, chance)
         return laid.clamp(0, 1), mask

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from ..base.contracts import Frozen
-from .captions import Noun, article, countable
+from ...base.contracts import Frozen
+from ..captions import Noun, article, countable
 
 
 class Garment(Frozen):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..base.lab import to_lab
+from ...base.lab import to_lab
 from .cutouts import WHITE, filled, flooded, on_white
 from .recolour import FAR, cloth_colour, distance
 
@@ -59,6 +59,12 @@ def garment_cut(pixels: np.ndarray, garment: str) -> np.ndarray | None:
     head = piece[: round(0.18 * len(piece))].float().sum() / max(1.0, float(piece.sum()))
     lower = _BANDS[garment] is _LOWER
     return piece.numpy() if 0.06 < size < 0.7 and tall < 0.92 and (lower or head < 0.04) else None
+
+
+def coloured_part(pixels: np.ndarray, garment: str) -> np.ndarray:
+    """Where the colour of a garment on a shop photograph is looked for, bool (H, W): its cut, or what can be said without."""
+    found = garment_cut(pixels, garment)
+    return on_white(pixels) & band(garment, (len(pixels), len(pixels[0]))) if found is None else found
 
 
 def _is_skin(lab: np.ndarray) -> bool:

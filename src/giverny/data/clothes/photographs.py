@@ -9,18 +9,18 @@ from typing import Literal
 
 import numpy as np
 
-from ..base.errors import InputError
-from ..base.images import read_picture
-from .tables import read_csv
-from .trees import FolderTree, ZipTree, open_tree
-from .wardrobe import BY_HOME, BY_SHOP, colour_of_shade
+from ...base.errors import InputError
+from ...base.images import read_picture
+from ..tables import read_csv
+from ..trees import FolderTree, ZipTree, open_tree
+from .words import BY_HOME, BY_SHOP, colour_of_shade
 
 Place = Literal["shop", "home"]
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """garment: as in wardrobe.GARMENTS. colour, shade, wearer: '' where not told. file: inside its set."""
+    """garment: as in words.GARMENTS. colour, shade, wearer: '' where not told. file: inside its set."""
 
     file: str
     place: Place

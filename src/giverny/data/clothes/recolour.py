@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..base.errors import InputError
-from ..base.lab import from_lab, to_lab
+from ...base.errors import InputError
+from ...base.lab import from_lab, to_lab
 
 NEAR, FAR = 18.0, 42.0  # Lab distances (lightness counts half) up to which a pixel is cloth, and from which it is not
 BINS = 12  # Lab units of a bin in the search for the commonest colour

@@ -1,0 +1,74 @@
+"""The same decoders, computed with fewer and fused operations on a CPU: for painting. Organs are those of layers/packed.py.
+
+Equal to the plain decoder to rounding, in float32 and without gradients; for all else the plain one is used. A codebook is
+asked as it always is: latents go to the same codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..base.contracts import Codec
+from ..layers.packed import Conv3, Double, Linear, Norm, Places, Residual, SelfAttention, places, tokens
+from .codec import Belief, LatentCodec
+from .kl import Decoder, KLAutoencoder, PlaceAttention
+from .vq import VQAutoencoder
+
+
+class PackedPlaceAttention:
+    def __init__(self, attention: PlaceAttention) -> None:
+        self.norm, self.own = Norm(attention.group_norm, False), SelfAttention(attention)
+
+    def __call__(self, x: Places) -> Places:
+        return places(self.own(tokens(x), tokens(self.norm(x))), x)
+
+
+class PackedDecoder:
+    """A `kl.Decoder` and the 1x1 convolution before it: (B, z, h, w) -> (B, 3, h*f, w*f). Weights are read when it is made."""
+
+    def __init__(self, before: nn.Conv2d, decoder: Decoder) -> None:
+        self.before = Linear(before.weight.flatten(1), before.bias)
+        self.conv_in, self.conv_out = Conv3(decoder.conv_in), Conv3(decoder.conv_out)
+        middle: Any = decoder.mid_block  # torch types what is reached through modules as Tensor | Module
+        levels: Any = decoder.up_blocks
+        self.steps: list[Residual | PackedPlaceAttention | Double] = [
+            Residual(middle.resnets[0]),
+            *(PackedPlaceAttention(a) for a in middle.attentions),
+            Residual(middle.resnets[1]),
+        ]
+        for level in levels:
+            self.steps += [*map(Residual, level.resnets), *map(Double, level.upsamplers)]
+        self.norm_out = Norm(decoder.conv_norm_out, True)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        x = latents.contiguous(memory_format=torch.channels_last)
+        h = self.conv_in(places(self.before(tokens(x)), x))  # (B, C, h, w)
+        for step in self.steps:
+            h = step(h)
+        return self.conv_out(self.norm_out(h)).contiguous()  # (B, 3, h*f, w*f)
+
+
+class PackedAutoencoder:
+    """codec.Autoencoder whose `decode` is packed."""
+
+    def __init__(self, plain: KLAutoencoder | VQAutoencoder) -> None:
+        self.plain = plain
+        self.decoder = PackedDecoder(plain.post_quant_conv, plain.decoder)
+
+    def encode(self, pixels: Tensor) -> Belief:
+        return self.plain.encode(pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or latents.dtype != torch.float32:  # what only the plain network can do
+            return self.plain.decode(latents)
+        return self.decoder(self.plain.quantize(latents) if isinstance(self.plain, VQAutoencoder) else latents)
+
+
+def packed_codec(codec: Codec) -> Codec:
+    """The same codec with a packed decoder, where it has a decoder that can be packed. For networks on a CPU."""
+    if isinstance(codec, LatentCodec) and isinstance(codec.autoencoder, KLAutoencoder | VQAutoencoder):
+        return LatentCodec(PackedAutoencoder(codec.autoencoder), codec.channels, codec.factor, codec.scale)
+    return codec
