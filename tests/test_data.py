@@ -597,12 +597,13 @@ def test_sets_with_a_form_of_their_own_are_put_into_words(tmp_path, monkeypatch)
 
 
 def test_every_named_set_states_licence_and_checksums():
-    assert len(catalog.CATALOG) == 8
+    assert len(catalog.CATALOG) == 10
     lengths = {"sha256": 64, "md5": 32}
     for name, facts in catalog.CATALOG.items():
         assert facts.name == name
         assert facts.licence
-        assert facts.files
+        assert bool(facts.files) != bool(facts.made_from), "a set has files, or is made from sets that do"
+        assert set(facts.made_from) <= {other for other, of in catalog.CATALOG.items() if of.files}
         for file in facts.files:
             algorithm, _, digest = file.checksum.partition(":")
             assert len(digest) == lengths[algorithm]

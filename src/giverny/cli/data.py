@@ -109,12 +109,10 @@ def audit(source: str, against: tuple[str, ...], out: Path | None, voice: Voice)
     voice.event("audit", **found.model_dump(mode="json"), page=out)
     if voice.as_json:
         return
-    from rich.markup import escape
-
     rows = [
         {
-            "attribute": escape(attribute.name), "values": len(attribute.values),
-            "commonest": escape(attribute.values[0].value),
+            "attribute": attribute.name, "values": len(attribute.values),
+            "commonest": attribute.values[0].value,
             "share": f"{attribute.largest:.1%}", "rarest": attribute.values[-1].count,
             "evenness": f"{attribute.evenness:.2f}", "missing": attribute.missing,
         }

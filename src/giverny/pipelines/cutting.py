@@ -73,8 +73,13 @@ def cut_out(look: Look, size: int, pictures: Sequence[np.ndarray]) -> Iterator[n
         some = pictures[first : first + 32]
         with torch.inference_mode():
             odds, agree = look(torch.stack([square(p, None, size) for p in some]) * 2 - 1)
-        for picture, mine, sure in zip(some, odds.numpy(), agree.tolist(), strict=True):
-            found = filled(largest(torch.from_numpy(unsquare(mine, picture.shape[:2]) > 0.5)))
-            share = float(found.float().mean())
-            edge = float(torch.cat([found[0], found[-1], found[:, 0], found[:, -1]]).float().mean())
-            yield found.numpy() if sure >= AGREE and 0.08 < share < 0.85 and edge < 0.25 else cut(picture)
+        with threads(1):
+            found = [_credible(*one) for one in zip(some, odds.numpy(), agree.tolist(), strict=True)]
+        yield from found
+
+
+def _credible(picture: np.ndarray, odds: np.ndarray, agreement: float) -> np.ndarray | None:
+    found = filled(largest(torch.from_numpy(unsquare(odds, picture.shape[:2]) > 0.5)))
+    share = float(found.float().mean())
+    edge = float(torch.cat([found[0], found[-1], found[:, 0], found[:, -1]]).float().mean())
+    return found.numpy() if agreement >= AGREE and 0.08 < share < 0.85 and edge < 0.25 else cut(picture)

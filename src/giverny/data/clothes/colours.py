@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -36,8 +36,15 @@ class ColourModel:
 
     def features(self, counts: np.ndarray) -> np.ndarray:
         """Colour counts (N, 4096) -> (N, 2K): the share of each bin, and its root, which lets small parts count."""
-        shares = counts @ _soft(self.bins)
+        shares = counts @ self._belongs
         return np.concatenate([np.sqrt(shares), shares], axis=1)
+
+    @cached_property
+    def _belongs(self) -> np.ndarray:
+        """How much each cell of the grid belongs to each bin: (4096, K), rows summing to 1."""
+        squared = ((_grid()[:, None] - self.bins[None]) ** 2).sum(-1)
+        near = np.exp(-(squared - squared.min(axis=1, keepdims=True)) / (2 * WIDTH**2))
+        return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
 
     def probabilities(self, counts: np.ndarray) -> np.ndarray:
         """Colour counts (N, 4096) -> (N, C), rows summing to 1."""
@@ -112,13 +119,6 @@ def _grid() -> np.ndarray:
     step = 256 // LEVELS
     axis = np.arange(LEVELS) * step + step // 2
     return to_lab(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3).astype(np.uint8))
-
-
-def _soft(bins: np.ndarray) -> np.ndarray:
-    """How much each cell belongs to each bin: (4096, K), rows summing to 1."""
-    squared = ((_grid()[:, None] - bins[None]) ** 2).sum(-1)
-    near = np.exp(-(squared - squared.min(axis=1, keepdims=True)) / (2 * WIDTH**2))
-    return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _clusters(mass: np.ndarray, count: int, chance: np.random.Generator) -> np.ndarray:
