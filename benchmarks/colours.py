@@ -12,14 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from giverny.data.clothes.colours import colour_counts, fit_colours
-from giverny.data.clothes.garments import coloured_part
-from giverny.data.clothes.photographs import shop_photographs
-from giverny.data.clothes.words import COLOURS
 
 import giverny.data.clothes
 from giverny.base.runtime import threads
 from giverny.data.catalog import raw_files
+from giverny.data.clothes.colours import colour_counts, fit_colours
+from giverny.data.clothes.garments import coloured_part
+from giverny.data.clothes.photographs import shop_photographs
+from giverny.data.clothes.words import COLOURS
 
 NAMES = tuple(COLOURS)
 

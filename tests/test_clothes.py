@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from giverny.data.clothes.colours import ColourModel, colour_counts, fit_colours
-from giverny.data.clothes.composites import Composites, square, unsquare
-from giverny.data.clothes.cutouts import cut, filled, flooded, largest, on_white
-from giverny.data.clothes.garments import garment_cut
-from giverny.data.clothes.recolour import cloth_colour, recolour
-from giverny.data.clothes.words import BY_HOME, BY_SHOP, COLOURS, GARMENTS, SHADES, caption, captions, colour_of_shade
 from PIL import Image, ImageCms
 from scipy import ndimage
 
 from giverny.base.errors import InputError
 from giverny.base.images import read_picture
 from giverny.base.lab import from_lab, to_lab
+from giverny.data.clothes.colours import ColourModel, colour_counts, fit_colours
+from giverny.data.clothes.composites import Composites, square, unsquare
+from giverny.data.clothes.cutouts import cut, filled, flooded, largest, on_white
+from giverny.data.clothes.garments import garment_cut
+from giverny.data.clothes.recolour import cloth_colour, recolour
+from giverny.data.clothes.words import BY_HOME, BY_SHOP, COLOURS, GARMENTS, SHADES, caption, captions, colour_of_shade
 
 SEED = int(torch.seed() % 2**31)  # drawn anew; named in every failure by the parametrised id
 CHANCE = np.random.default_rng(SEED)
