@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def command(
                 break
     if stopped():
         voice.event("stopped", run=run)
-        voice.say(f"stopped; everything is saved. Go on with: giverny train {recipe} --out {run} --resume")
+        changed = [part for setting in settings for part in ("--set", setting)]
+        again = shlex.join(["giverny", "train", recipe, *changed, "--out", str(run), "--resume"])
+        voice.say(f"stopped; everything is saved. Go on with: {again}")
         raise SystemExit(130)
     voice.event("trained", model=run / "model", report=run / "report.html")
     voice.say(f"model in {run / 'model'}, report in {run / 'report.html'}")
