@@ -16,7 +16,7 @@ import numpy as np
 import giverny.data.clothes
 from giverny.base.runtime import threads
 from giverny.data.catalog import raw_files
-from giverny.data.clothes.colours import colour_counts, fit_colours
+from giverny.data.clothes.colours import colour_counts, fit_colours, held_out
 from giverny.data.clothes.garments import coloured_part
 from giverny.data.clothes.photographs import shop_photographs
 from giverny.data.clothes.words import COLOURS
@@ -36,11 +36,9 @@ def main() -> None:
                 pixels = photographs.pixels(row)
                 counts.append(colour_counts(pixels, coloured_part(pixels, row.garment)))
                 labels.append(row.colour)
-    all_counts, named = np.stack(counts), np.array(labels)
-    held = np.random.default_rng(0).random(len(named)) < 0.2
-    model = fit_colours(all_counts[~held], named[~held].tolist(), NAMES)
-    odds = model.probabilities(all_counts[held])
-    said, told, sure = np.array(NAMES)[odds.argmax(1)], named[held], odds.max(1) >= 0.6
+    all_counts = np.stack(counts)
+    said, told, sureness = held_out(all_counts, labels, NAMES)
+    sure = sureness >= 0.6
     print(f"{len(told)} held-out photographs: {np.mean(said == told):.1%} agree; where sure ({sure.mean():.0%}) ", end="")
     print(f"{np.mean((said == told)[sure]):.1%}")
     for name in NAMES:
@@ -48,9 +46,9 @@ def main() -> None:
         others = ", ".join(f"{n} {c}" for n, c in Counter(said[mine & (said != name)].tolist()).most_common(4))
         print(f"{name:10} {mine.sum():5} {np.mean(said[mine] == name):6.1%}   {others}")
     if args.write:
-        note = f"fitted to {len(named)} shop photographs; {np.mean(said == told):.3f} agreement on {len(told)} held out"
+        note = f"fitted to {len(labels)} shop photographs; {np.mean(said == told):.3f} agreement on {len(told)} held out"
         target = Path(giverny.data.clothes.__file__).parent / "colours.json"
-        target.write_text(fit_colours(all_counts, named.tolist(), NAMES, note=note).to_json(), "utf-8")
+        target.write_text(fit_colours(all_counts, labels, NAMES, note=note).to_json(), "utf-8")
         print(f"kept in {target.name}: {target.stat().st_size / 1024:.0f} KiB")
 
 

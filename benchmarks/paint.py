@@ -5,7 +5,7 @@
 Each lives in a process of its own, as its users run it, and they paint in turn (A B A B ...), so that a machine whose speed
 drifts drifts for all; minima and medians are printed. diffusers is given its text vectors ready-made (prompt_embeds); our
 time includes reading the words. All guide at every step, but for one: giverny as the model's card has it, where guidance
-rests while noise is highest. giverny asks glibc to keep freed memory; "diffusers, memory kept" is told the same.
+rests while noise is highest.
 Pictures have the model's own size, rounded up where a side is not divisible by 8, as the peer's pipeline wants it: 28 x 28
 is painted as 32 x 32. The pipeline holds a KL autoencoder and a U-Net that attends to the words; other models are refused.
 """
@@ -30,7 +30,7 @@ from giverny.autoencoders.kl import KLRecipe
 from giverny.base.contracts import Request
 from giverny.base.errors import InputError
 from giverny.base.recipe import check
-from giverny.base.runtime import describe_machine, keep_memory
+from giverny.base.runtime import describe_machine
 from giverny.checkpoints.native import read_card
 from giverny.denoisers.unet import UNetRecipe
 from giverny.painters.diffusion.recipe import ModelRecipe
@@ -38,7 +38,7 @@ from giverny.pipelines.text2image import collect
 
 PROMPT = "a sneaker"
 OWN = "giverny, its own guidance"
-CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers", "diffusers, memory kept")
+CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers")
 
 
 def held_by_peer(recipe: ModelRecipe) -> tuple[UNetRecipe, KLRecipe]:
@@ -96,7 +96,7 @@ def contestant(name: str, model: str | None, steps: int, count: int) -> Callable
     card = read_card(folder)
     painter: Any = family(card.family).open(folder, card, torch.device("cpu"), torch.float32, backend)
     width, height = size = painted_size(card.size)
-    if not name.startswith("diffusers"):
+    if name != "diffusers":
         every_step = {"guidance": 2.0, "guidance_from": 0.0, "guidance_to": 1.0}
         knobs = {"steps": steps, "sampler": "dpm++ 2m", **({} if name == OWN else every_step)}
         requests = [Request(prompt=PROMPT, seed=i, size=size, id=str(i), knobs=knobs) for i in range(count)]
@@ -116,8 +116,6 @@ def contestant(name: str, model: str | None, steps: int, count: int) -> Callable
 
 def serve(pipe: Connection, name: str, model: str | None, steps: int, count: int) -> None:
     """A process of its own: paint once per message, answer with the seconds it took."""
-    if name != "diffusers":  # whose users have the system's allocator as it is
-        keep_memory()
     paint = contestant(name, model, steps, count)
     paint()
     pipe.send(0.0)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import platform
 import struct
-import subprocess
-import sys
 import threading
 import warnings
 import zlib
@@ -920,14 +916,3 @@ def test_the_machine_describes_itself_in_plain_values():
     assert machine["cores"] >= 1
     # a process with torch in it holds more than 50 MB, and less than the machine has
     assert 5e7 < peak_memory() < (machine["memory"] or 1e15)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")
-def test_freed_memory_is_kept_unless_the_user_has_settings_of_their_own():
-    program = "from giverny.base.runtime import keep_memory; print(keep_memory())"
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    said = [
-        subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout.strip()
-        for env in (plain, plain | {"MALLOC_ARENA_MAX": "2"})
-    ]
-    assert said == ["True", "False"]

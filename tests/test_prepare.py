@@ -18,7 +18,8 @@ from giverny.pipelines.text2image import collect
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FEW = ["--set", "foreground.loop.steps=60", "--set", "foreground.loop.batch=8", "--set", "per_pair=3", "--set", "size=16",
-       "--set", "foreground.size=48", "--set", "foreground.channels=[8, 16]"]  # fmt: skip
+       "--set", "foreground.size=48", "--set", "foreground.channels=[8, 16]",
+       "--set", 'pairs=[["t-shirt", "black"], ["dress", "blue"]]']  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,10 @@ def test_the_set_is_what_its_card_says(prepared):
     assert card["recoloured"] == sum(r["recoloured"] for r in learn) > 0
     assert not any(r["recoloured"] for r in test)
     held = {tuple(pair) for pair in card["held_out_pairs"]}
+    assert held == {("t-shirt", "black"), ("dress", "blue")}
     assert not held & {(r["garment"], r["colour"]) for r in learn}, "a held-out pair was trained on"
+    near = {(r["garment"], r["colour"]) for r in learn if r["recoloured"]}
+    assert any((colour == "black") != (garment == "t-shirt") for garment, colour in near), "none could have been made"
     assert not {r["photograph"] for r in learn} & {r["photograph"] for r in test}
     for row in learn:
         assert row["text"] and all(not r or isinstance(r, str) for r in row["text"])

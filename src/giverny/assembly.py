@@ -23,7 +23,7 @@ from .base.contracts import Family, Frozen, Painter, Source, Trained
 from .base.errors import InputError, nearest
 from .base.files import atomic_write
 from .base.recipe import check, override, read_recipe, to_toml
-from .base.runtime import describe_machine, keep_memory, pick_device, pick_precision
+from .base.runtime import describe_machine, pick_device, pick_precision
 from .checkpoints.native import CARD, Card, read_card, write_model
 from .compare.report import write_report
 from .data.catalog import CATALOG, open_named
@@ -97,8 +97,6 @@ def open_painter(
     folder = find_model(model)
     card = read_card(folder)
     place = pick_device(device)
-    if place.type == "cpu":
-        keep_memory()
     painter: Painter = family(card.family).open(folder, card, place, pick_precision(place, precision), backend)
     return painter
 

@@ -7,7 +7,6 @@ depends on its seed alone, not on its batch, device or precision.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import hashlib
 import json
@@ -145,23 +144,6 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@functools.cache
-def keep_memory(most: int = 2**29) -> bool:
-    """Let this process keep up to `most` bytes of freed memory for its next use; True where that can be asked for.
-
-    glibc hands large blocks back at once, and the system clears every page of the next ones: a quarter of the time of
-    painting four small pictures. A user's own MALLOC_ settings stay. Other C libraries are left as they are.
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    try:
-        ask = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return False
-    trim, mapped = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h; the latter's greatest value is 32 MiB
-    return bool(ask(trim, most)) and bool(ask(mapped, 2**25))
 
 
 def peak_memory() -> int:

@@ -12,17 +12,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.contracts import Condition, Frozen, Probe
+from ..base.contracts import Condition, Probe
 from ..base.errors import InputError
 from ..layers.attention import Attention
 from ..layers.blocks import EmbeddingMLP, sinusoid
-from .prepared import Prepared, WordQueue, demand
+from .prepared import Conditioned, Prepared, WordQueue, demand
 
 FREQUENCIES = 256  # width of the sinusoid of time, as in both papers
 EPS = 1e-6  # of the norms
 
 
-class DiTRecipe(Frozen):
+class DiTRecipe(Conditioned):
     """Sizes of a diffusion transformer; the defaults are PixArt-alpha XL/2's at 512 px, without its variance channels."""
 
     family: Literal["dit"] = "dit"
@@ -32,9 +32,7 @@ class DiTRecipe(Frozen):
     layers: int = Field(28, ge=1, description="transformer blocks")
     heads: int = Field(16, ge=1)
     patch: int = Field(2, ge=1, description="latents along a side of one place; 1, 2 or 4 are usual")
-    conditioning: Literal["cross", "additive", "both", "none"] = "cross"
     context_width: int = Field(4096, ge=1, description="width of the text vectors (cross)")
-    pooled_width: int = Field(768, ge=1, description="width of the pooled text vector (additive)")
     span: float = Field(32, gt=0, description="positions run from 0 to this along a side; usual: its places in training")
     normalise_attention: bool = Field(False, description="RMS-normalise queries and keys, against runaway attention")
 
@@ -43,14 +41,6 @@ class DiTRecipe(Frozen):
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"width = {self.width} wants to be divisible by 4 and by heads = {self.heads}")
         return self
-
-    @property
-    def cross(self) -> bool:
-        return self.conditioning in ("cross", "both")
-
-    @property
-    def additive(self) -> bool:
-        return self.conditioning in ("additive", "both")
 
     def build(self) -> "DiT":
         return DiT(self)

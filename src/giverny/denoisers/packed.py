@@ -150,7 +150,7 @@ class PackedPrepared:
 
 
 class PackedUNet:
-    """A `UNet` for painting: same arguments, same numbers to rounding. Weights are copied when it is made."""
+    """A `UNet` for painting: same arguments, same numbers to rounding. Its weights must not change once it is made."""
 
     def __init__(self, unet: UNet) -> None:
         self.plain = unet
@@ -184,7 +184,8 @@ class PackedUNet:
         plain = self.plain.prepare(condition)
         if torch.is_grad_enabled():  # the plain network will be asked
             return PackedPrepared(plain, ())
-        pairs = zip(self.attentions, plain.keys_values, strict=False)  # none are given where nothing is told
+        told = self.attentions if plain.keys_values else []  # none are given where nothing is told
+        pairs = zip(told, plain.keys_values, strict=True)
         return PackedPrepared(plain, tuple(a.prepare(kv, plain.mask) for a, kv in pairs))
 
     def _times(self, t: Tensor, added: Tensor | None, dtype: torch.dtype) -> list[Tensor]:

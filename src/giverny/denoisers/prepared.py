@@ -6,13 +6,31 @@ in which order its cross-attentions meet the words.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ..base.contracts import Condition, Probe
+from ..base.contracts import Condition, Frozen, Probe
 from ..base.errors import InputError
 from ..layers.attention import Attention
+
+
+class Conditioned(Frozen):
+    """How a network is told what to paint."""
+
+    conditioning: Literal["cross", "additive", "both", "none"] = "cross"
+    context_width: int = Field(768, ge=1, description="width of the text vectors (cross)")
+    pooled_width: int = Field(768, ge=1, description="width of the pooled text vector (additive)")
+
+    @property
+    def cross(self) -> bool:
+        return self.conditioning in ("cross", "both")
+
+    @property
+    def additive(self) -> bool:
+        return self.conditioning in ("additive", "both")
 
 
 def demand(condition: Condition, context_width: int | None, pooled_width: int | None) -> None:

@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.contracts import Condition, Frozen, Probe
+from ..base.contracts import Condition, Probe
 from ..layers.attention import Attention
 from ..layers.blocks import Downsample, EmbeddingMLP, ResidualBlock, Upsample, sinusoid
-from .prepared import Prepared, WordQueue, demand
+from .prepared import Conditioned, Prepared, WordQueue, demand
 
 
-class UNetRecipe(Frozen):
+class UNetRecipe(Conditioned):
     """Sizes of a U-Net; the defaults are Stable Diffusion 1.x."""
 
     family: Literal["unet"] = "unet"
@@ -29,9 +29,6 @@ class UNetRecipe(Frozen):
     depth: tuple[int, ...] = Field((1, 1, 1, 1), description="transformer blocks per attending place, by level")
     heads: tuple[int, ...] | None = Field((8, 8, 8, 8), description="attention heads by level, or")
     head_width: int | None = Field(None, ge=1, description="channels per head, the same everywhere")
-    conditioning: Literal["cross", "additive", "both", "none"] = "cross"
-    context_width: int = Field(768, ge=1, description="width of the text vectors (cross)")
-    pooled_width: int = Field(768, ge=1, description="width of the pooled text vector (additive)")
     linear_projection: bool = Field(False, description="linear instead of 1x1 convolution around transformers (SD 2.x)")
     middle_attention: bool = True
     groups: int = Field(32, ge=1, description="groups of each GroupNorm")
@@ -52,14 +49,6 @@ class UNetRecipe(Frozen):
             if c % self.groups or c % self.heads_at(i):
                 raise ValueError(f"channels[{i}] = {c} wants to be divisible by groups = {self.groups} and its heads")
         return self
-
-    @property
-    def cross(self) -> bool:
-        return self.conditioning in ("cross", "both")
-
-    @property
-    def additive(self) -> bool:
-        return self.conditioning in ("additive", "both")
 
     def heads_at(self, level: int) -> int:
         if self.head_width is not None:

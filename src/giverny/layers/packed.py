@@ -44,7 +44,7 @@ class Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.detach()  # (outputs, inputs)
-        self.across = self.weight.t().contiguous()
+        self.across = self.weight.t()
         self.bias = torch.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -123,13 +123,8 @@ class Norm:
     """GroupNorm, then SiLU in place where asked for."""
 
     def __init__(self, norm: nn.GroupNorm, silu: bool) -> None:
-        self.groups, self.weight, self.bias, self.eps = (
-            norm.num_groups,
-            norm.weight.detach(),
-            norm.bias.detach(),
-            norm.eps,
-        )
-        self.silu = silu
+        self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
+        self.weight, self.bias = norm.weight.detach(), norm.bias.detach()
 
     def __call__(self, x: Places) -> Places:
         y = torch.group_norm(x, self.groups, self.weight, self.bias, self.eps)

@@ -25,7 +25,7 @@ from ..base.files import atomic_path, atomic_write
 from ..base.images import png_bytes, resize
 from ..base.runtime import derive_seed, threads
 from ..base.sheet import grid
-from ..data.clothes.colours import ColourModel, colour_counts, fit_colours
+from ..data.clothes.colours import ColourModel, colour_counts, fit_colours, held_out
 from ..data.clothes.garments import coloured_part, garment_cut
 from ..data.clothes.photographs import Photograph, Photographs
 from ..data.clothes.recolour import cloth_colour, recolour
@@ -170,18 +170,13 @@ class Prepared:
             if len(named) < 100:
                 raise InputError("100 photographs with a colour named", str(len(named)), "Use the colour model that ships.")
             labels, counts = [colour for colour, _ in named], np.stack([count for _, count in named])
-            chance = np.random.default_rng(derive_seed("colours", self.recipe.seed))
-            held = chance.random(len(named)) < 0.2
-            trial = fit_colours(counts[~held], [x for x, h in zip(labels, held, strict=True) if not h], tuple(COLOURS))
-            odds = trial.probabilities(counts[held])
-            right = np.array([trial.names[i] for i in odds.argmax(1)]) == np.array(labels)[held]
-            sure = odds.max(1) >= self.recipe.sure
+            said, told, certain = held_out(counts, labels, tuple(COLOURS), seed=self.recipe.seed)
+            right, sure = said == told, certain >= self.recipe.sure
             self.facts["colour_agreement"] = {
-                "photographs": int(held.sum()), "agree": round(float(right.mean()), 4),
+                "photographs": len(right), "agree": round(float(right.mean()), 4),
                 "sure": round(float(sure.mean()), 4), "agree_where_sure": round(float(right[sure].mean()), 4),
             }  # fmt: skip
             model = fit_colours(counts, labels, tuple(COLOURS))
-        self.model = model
         doubted = found = 0
         for one in seen:
             if one.counts is None:
@@ -203,7 +198,10 @@ class Prepared:
         chance = np.random.default_rng(derive_seed("split", self.recipe.seed))
         groups = sorted({s.group for s in usable})
         testing = {g for g in groups if chance.random() < self.recipe.test}
-        testing |= {s.group for s in usable if (s.row.garment, s.colour) in self.recipe.pairs}
+        # A seller's name counts even where it is doubted.
+        testing |= {
+            s.group for s in usable for colour in (s.colour, s.row.colour) if (s.row.garment, colour) in self.recipe.pairs
+        }
         first = {s.group: s for s in reversed(usable)}  # of near-duplicates, one
         kept = [s for s in usable if first[s.group] is s]
         self.facts["left_out"] = {"not_cut_out": len(seen) - len(usable), "duplicates": len(usable) - len(kept)}

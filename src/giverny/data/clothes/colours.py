@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ...base.errors import InputError
 from ...base.lab import to_lab
+from ...base.runtime import derive_seed
 
 LEVELS = 16  # of each channel: colours are counted on a grid of 4096
 WIDTH = 9.0  # Lab units over which a bin is soft
@@ -51,11 +52,6 @@ class ColourModel:
         logits = self.features(counts) @ self.weights + self.bias
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
-
-    def name(self, pixels: np.ndarray, cut: np.ndarray) -> tuple[str, float]:
-        """(colour, probability) of what lies inside a cut. pixels: uint8 (H, W, 3); cut: bool or weights (H, W)."""
-        odds = self.probabilities(colour_counts(pixels, cut)[None])[0]
-        return self.names[int(odds.argmax())], float(odds.max())
 
     def to_json(self) -> str:
         numbers = {"bins": self.bins.round(2), "weights": self.weights.round(3), "bias": self.bias.round(3)}
@@ -111,6 +107,16 @@ def fit_colours(
 
     solver.step(loss)
     return ColourModel(tuple(names), centres, weights.detach().numpy(), bias.detach().numpy(), note)
+
+
+def held_out(
+    counts: np.ndarray, labels: Sequence[str], names: Sequence[str], share: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model fitted to the rest says of a share of the pictures: (said, told, how sure it is), (n,) each."""
+    held = np.random.default_rng(derive_seed("colours", seed)).random(len(labels)) < share
+    told = np.array(labels)
+    odds = fit_colours(counts[~held], told[~held].tolist(), names).probabilities(counts[held])
+    return np.array(names)[odds.argmax(1)], told[held], odds.max(1)
 
 
 @lru_cache(1)
