@@ -101,6 +101,8 @@ def drawn_autoencoder(recipe_type, attention):
         blocks=random.randint(1, 2),
         middle_attention=attention,
         groups=groups,
+        patch=random.randint(3, 4) if attention else 1,
+        straight=attention,
     )
     network = recipe.build().eval()
     for p in network.parameters():

@@ -1,8 +1,13 @@
 """The KL autoencoder of latent diffusion (Kingma & Welling 2014; Rombach et al. 2022), any size.
 
 At Stable Diffusion 1.x's sizes (`KLRecipe()`) it has 83,653,863 parameters and its tensors carry the names of a diffusers
-folder. Each level but the last halves the sides: `factor` = 2 ** (levels - 1). Encoder and decoder (`Trunk`) also serve the
-autoencoder with a codebook, in vq.py.
+folder. Each level but the last halves the sides: `factor` = patch * 2 ** (levels - 1). Encoder and decoder (`Trunk`) also
+serve the autoencoder with a codebook, in vq.py.
+
+For small machines there are two departures, both off at the usual sizes: pixels enter and leave as small patches, as a
+vision transformer's do (Dosovitskiy et al. 2021), and a straight path of linear maps runs beside the networks, which from
+the start does what principal components can. The networks then only learn the rest (compare the residual autoencoding of
+Chen et al. 2024, whose shortcut is without parameters).
 """
 
 from collections.abc import Iterator
@@ -19,6 +24,8 @@ from ..layers.attention import Attention
 from ..layers.blocks import Downsample, ResidualBlock, Upsample
 
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks have 1e-5
+FIRST = 0.1  # size of the networks' last weights where a straight path is primed
+SURE = -4.0  # logvar that a primed encoder begins with
 
 
 class Sizes(Frozen):
@@ -32,16 +39,21 @@ class Sizes(Frozen):
     middle_attention: bool = True
     groups: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    patch: int = Field(1, ge=1, description="pixels along a side of a patch; patches enter and leave the networks whole")
+    straight: bool = Field(False, description="a linear path beside the networks, begun as principal components of the data")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if any(c % self.groups for c in self.channels):
             raise ValueError(f"channels {self.channels} want to be divisible by groups = {self.groups}")
+        if self.straight and self.latent_channels > self.picture_channels * self.factor**2:
+            most = self.picture_channels * self.factor**2
+            raise ValueError(f"a straight path has at most {most} components, latent_channels = {self.latent_channels}")
         return self
 
     @property
     def factor(self) -> int:
-        return 2 ** (len(self.channels) - 1)
+        return self.patch * 2 ** (len(self.channels) - 1)
 
 
 class KLRecipe(Sizes):
@@ -128,7 +140,7 @@ class Encoder(nn.Module):
     def __init__(self, recipe: Sizes, outputs: int) -> None:
         super().__init__()
         widths = recipe.channels
-        self.conv_in = nn.Conv2d(recipe.picture_channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(recipe.picture_channels * recipe.patch**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for i, width in enumerate(widths):
             level = Level(widths[max(i - 1, 0)], width, recipe.blocks, recipe)
@@ -138,7 +150,7 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, outputs, H/f, W/f)
+    def forward(self, x: Tensor) -> Tensor:  # (B, C p p, H/p, W/p) -> (B, outputs, H/f, W/f)
         h = self.conv_in(x)
         for level in self.down_blocks:
             h = level(h)
@@ -159,9 +171,9 @@ class Decoder(nn.Module):
             level.upsamplers = nn.ModuleList([Upsample(width)] if i < len(widths) - 1 else [])
             self.up_blocks.append(level)
         self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], recipe.picture_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], recipe.picture_channels * recipe.patch**2, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, 3, h*f, w*f)
+    def forward(self, z: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, C p p, h*f/p, w*f/p)
         h = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             h = level(h)
@@ -170,21 +182,75 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
+class Straight(nn.Module):
+    """Linear maps between patches of `factor` pixels a side and latents, at first the principal components of data."""
+
+    def __init__(self, recipe: Sizes) -> None:
+        super().__init__()
+        self.factor = recipe.factor
+        pixels = recipe.picture_channels * recipe.factor**2
+        self.inward = nn.Conv2d(pixels, recipe.latent_channels, 1)
+        self.outward = nn.Conv2d(recipe.latent_channels, pixels, 1)
+
+    @torch.no_grad()
+    def prime(self, pixels: Tensor) -> None:
+        """Latents of unit variance along the axes on which these pictures (B, C, H, W) vary most, most telling first."""
+        rows = F.pixel_unshuffle(pixels, self.factor).movedim(1, -1).flatten(0, -2).double()  # (N, C f f)
+        middle = rows.mean(0)
+        rows = rows - middle
+        power, axes = torch.linalg.eigh(rows.T @ rows / len(rows))  # ascending
+        axes, power = axes.flip(1).T[: self.inward.out_channels], power.flip(0)[: self.inward.out_channels]
+        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # whichever way the library turned them
+        size = power.clamp(min=1e-12).sqrt()[:, None]
+        self.inward.weight.copy_((axes / size)[:, :, None, None])
+        self.inward.bias.copy_(-(axes / size) @ middle)
+        self.outward.weight.copy_((axes * size).T[:, :, None, None])
+        self.outward.bias.copy_(middle)
+
+
 class Trunk(nn.Module):
-    """Encoder and decoder with the 1x1 convolutions between them and the latent."""
+    """Encoder and decoder with the 1x1 convolutions between them and the latent, and what runs beside them."""
 
     def __init__(self, recipe: Sizes, encoded: int, believed: int, decoded: int) -> None:
         """encoded: channels that leave the encoder; believed: that say what a latent is; decoded: that enter the decoder."""
         super().__init__()
+        self.patch = recipe.patch
         self.encoder = Encoder(recipe, encoded)
         self.decoder = Decoder(recipe, decoded)
         self.quant_conv = nn.Conv2d(encoded, believed, 1)
         self.post_quant_conv = nn.Conv2d(recipe.latent_channels, decoded, 1)
+        self.straight = Straight(recipe) if recipe.straight else None
+
+    def prime(self, pixels: Tensor) -> None:
+        """Begin from what linear maps can do with pictures (B, C, H, W) in [-1, 1]; nothing without a straight path."""
+        if self.straight is None:
+            return
+        self.straight.prime(pixels)
+        with torch.no_grad():  # the networks begin small
+            for last in (self.quant_conv, self.decoder.conv_out):
+                last.weight.mul_(FIRST)
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """What turns latents into pixels: may be taught further without changing what latents mean."""
         yield from self.post_quant_conv.parameters()
         yield from self.decoder.parameters()
+        if self.straight is not None:
+            yield from self.straight.outward.parameters()
+
+    def _beliefs(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, believed, H/f, W/f); the straight path speaks of the first `latent_channels`."""
+        found = self.quant_conv(self.encoder(F.pixel_unshuffle(pixels, self.patch)))
+        if self.straight is None:
+            return found
+        linear = self.straight.inward(F.pixel_unshuffle(pixels, self.straight.factor))
+        return found + F.pad(linear, (0, 0, 0, 0, 0, found.shape[1] - linear.shape[1]))
+
+    def _pixels(self, latents: Tensor) -> Tensor:
+        """(B, z, h, w) -> (B, C, h*f, w*f)"""
+        made = F.pixel_shuffle(self.decoder(self.post_quant_conv(latents)), self.patch)
+        if self.straight is None:
+            return made
+        return made + F.pixel_shuffle(self.straight.outward(latents), self.straight.factor)
 
 
 class KLAutoencoder(Trunk):
@@ -195,12 +261,19 @@ class KLAutoencoder(Trunk):
         super().__init__(recipe, 2 * z, 2 * z, z)
         self.recipe = recipe
 
+    def prime(self, pixels: Tensor) -> None:
+        super().prime(pixels)
+        if self.straight is not None:
+            assert self.quant_conv.bias is not None
+            with torch.no_grad():  # noise as large as the latents would drown all but the loudest of them
+                self.quant_conv.bias[self.recipe.latent_channels :] = SURE
+
     def keeper(self) -> None:
         """Nothing here learns but by its gradient."""
 
     def encode(self, pixels: Tensor) -> Gaussian:
-        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        mean, logvar = self._beliefs(pixels).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-30, 20))
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.decoder(self.post_quant_conv(latents))
+        return self._pixels(latents)

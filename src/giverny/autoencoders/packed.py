@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from ..base.contracts import Codec
 from ..layers.packed import Conv3, Double, Linear, Norm, Places, Residual, SelfAttention, places, tokens
 from .codec import Belief, LatentCodec
-from .kl import Decoder, KLAutoencoder, PlaceAttention
+from .kl import KLAutoencoder, PlaceAttention, Trunk
 from .vq import VQAutoencoder
 
 
@@ -27,10 +28,15 @@ class PackedPlaceAttention:
 
 
 class PackedDecoder:
-    """A `kl.Decoder` and the 1x1 convolution before it: (B, z, h, w) -> (B, 3, h*f, w*f). Weights are read when it is made."""
+    """What a `kl.Trunk` does with latents: (B, z, h, w) -> (B, C, h*f, w*f). Weights are read when it is made."""
 
-    def __init__(self, before: nn.Conv2d, decoder: Decoder) -> None:
+    def __init__(self, trunk: Trunk) -> None:
+        before, decoder, straight = trunk.post_quant_conv, trunk.decoder, trunk.straight
+        self.patch = trunk.patch
         self.before = Linear(before.weight.flatten(1), before.bias)
+        self.beside = None
+        if straight is not None:
+            self.beside, self.factor = Linear(straight.outward.weight.flatten(1), straight.outward.bias), straight.factor
         self.conv_in, self.conv_out = Conv3(decoder.conv_in), Conv3(decoder.conv_out)
         middle: Any = decoder.mid_block  # torch types what is reached through modules as Tensor | Module
         levels: Any = decoder.up_blocks
@@ -48,7 +54,10 @@ class PackedDecoder:
         h = self.conv_in(places(self.before(tokens(x)), x))  # (B, C, h, w)
         for step in self.steps:
             h = step(h)
-        return self.conv_out(self.norm_out(h)).contiguous()  # (B, 3, h*f, w*f)
+        made = F.pixel_shuffle(self.conv_out(self.norm_out(h)), self.patch).contiguous()
+        if self.beside is not None:
+            made += F.pixel_shuffle(places(self.beside(tokens(x)), x), self.factor)
+        return made
 
 
 class PackedAutoencoder:
@@ -56,7 +65,7 @@ class PackedAutoencoder:
 
     def __init__(self, plain: KLAutoencoder | VQAutoencoder) -> None:
         self.plain = plain
-        self.decoder = PackedDecoder(plain.post_quant_conv, plain.decoder)
+        self.decoder = PackedDecoder(plain)
 
     def encode(self, pixels: Tensor) -> Belief:
         return self.plain.encode(pixels)

@@ -203,8 +203,8 @@ class VQAutoencoder(Trunk):
         return CodebookKeeper(self.recipe).to(self.quantize.embedding.weight)
 
     def encode(self, pixels: Tensor) -> Codes:
-        return Codes(self.quantize.sized(self.quant_conv(self.encoder(pixels))), self.quantize)
+        return Codes(self.quantize.sized(self._beliefs(pixels)), self.quantize)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, D, h, w) anywhere in the latent space -> pixels of the nearest codes."""
-        return self.decoder(self.post_quant_conv(self.quantize(latents)))
+        return self._pixels(self.quantize(latents))

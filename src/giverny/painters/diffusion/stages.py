@@ -33,6 +33,7 @@ from .painter import DiffusionPainter
 from .recipe import Autoencoder, Backbone, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
 WORKERS = 2
+PRIMING = 1024  # pictures whose principal components an autoencoder begins from
 
 
 @dataclass
@@ -142,7 +143,10 @@ class DiffusionWorkshop:
         stage = self.recipe.autoencoder
         assert stage is not None
         with seeded(stage.loop.seed, "autoencoder"):
-            network = stage.network.build().to(self.device)
+            network = stage.network.build()
+        if stage.network.straight:
+            network.prime(self._loader(PRIMING, stage.loop.seed, self.kept, (0, 1)).batch_at(0)["pixels"])
+        network.to(self.device)
         with seeded(stage.loop.seed, "critic"):
             critic = stage.critic.build().to(self.device) if stage.critic is not None else None
         features = self._features if stage.objective.perceptual else None
