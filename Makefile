@@ -34,9 +34,22 @@ check: $(VENV)/.dev   ## style and types
 	$(RUN) ruff format --check src tests benchmarks
 	$(RUN) mypy
 
-shelf: $(VENV)/.base  ## retrain every model that ships with the package
-	$(RUN) giverny train recipes/fashion-mnist.toml --out runs/fashion-mnist --resume
-	$(RUN) giverny models add runs/fashion-mnist --name fashion-mnist --to src/giverny/shelf --replace
+# Every model that ships, from its raw data on. PRESET=gpu: on a GPU, in calls of under ten minutes until all is done.
+# One alone: make shelf-wardrobe.
+SHELF  := fashion-mnist wardrobe wardrobe-cc0
+PRESET :=
+ARGS    = $(if $(PRESET),--preset $(PRESET) --pause-after 9m)
+
+shelf: $(SHELF:%=shelf-%)   ## retrain every model that ships with the package
+
+shelf-wardrobe shelf-wardrobe-cc0: shelf-%: data-%
+
+data-%: $(VENV)/.base
+	$(RUN) giverny data prepare $*
+
+shelf-%: $(VENV)/.base
+	$(RUN) giverny train recipes/$*.toml $(ARGS) --out runs/$* --resume
+	$(RUN) giverny models add runs/$* --name $* --to src/giverny/shelf --replace
 
 bench: $(VENV)/.dev   ## the README's claims about speed, measured side by side
 	$(BIN)/python benchmarks/paint.py

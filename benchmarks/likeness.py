@@ -1,4 +1,4 @@
-"""How alike two sets of pictures are (kernel distance, spread, nearest neighbour, sharpness), and how sure a share is.
+"""How alike two sets of pictures are (kernel distance, spread, nearest neighbour, sharpness), and how sure shares are.
 
 The kernel distance (KID) is Binkowski et al. 2018, arXiv 1801.01401: the unbiased squared maximum mean discrepancy of
 Gretton et al. 2012 under a polynomial kernel. Everything is calculated in the precision of its arguments.
@@ -6,15 +6,42 @@ Gretton et al. 2012 under a polynomial kernel. Everything is calculated in the p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): keeps inside [0, 1] and has a width even at 0 and 1."""
+def wilson(hits: float, of: float, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927): keeps inside [0, 1] and has a width even at 0 and 1.
+
+    Both may be fractions, where some pictures count more than others (see `even_share`).
+    """
     share, scale = hits / of, 1 + z * z / of
     middle = (share + z * z / (2 * of)) / scale
     half = z / scale * (share * (1 - share) / of + z * z / (4 * of * of)) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def even_share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """(the share of hits where every group counts alike, as many equal pictures as would tell it as surely).
+
+    hits: bool (N,); groups: (N,). Kish's effective number: groups of few pictures make it small.
+    """
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    shares = np.bincount(inverse, hits.astype(np.float64)) / counts
+    return float(shares.mean()), len(counts) ** 2 / float((1 / counts).sum())
+
+
+def share_ratio(share: tuple[float, float], real: tuple[float, float]) -> tuple[float, tuple[float, float]]:
+    """(share / real, its 95 % interval), each as (share, of how many); by the spread of logarithms (Katz et al. 1978).
+
+    A share of none counts as half a picture, since its logarithm would be without end.
+    """
+    (a, n), (b, m) = share, real
+    top, bottom = max(a, 0.5 / n), max(b, 0.5 / m)
+    error = ((1 - top) / (top * n) + (1 - bottom) / (bottom * m)) ** 0.5
+    ratio = top / bottom
+    return ratio, (ratio * float(np.exp(-1.959964 * error)), ratio * float(np.exp(1.959964 * error)))
 
 
 def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -93,11 +120,19 @@ def nearest_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def sharpness(pictures: np.ndarray) -> float:
-    """Mean step between neighbours in a row. pictures: (N, 28, 28)."""
+    """Mean step between neighbours in a row. pictures: (N, H, W) or (N, H, W, C)."""
     return float(np.abs(np.diff(pictures, axis=2)).mean())
 
 
-def balanced(labels: np.ndarray, of: int, seed: int) -> np.ndarray:
+def balanced(labels: np.ndarray, of: int, seed: int, classes: Sequence[int] = range(10)) -> np.ndarray:
     """Indices of `of` pictures drawn at random, equally many of each class, class by class."""
+    chance, each = np.random.default_rng(seed), of // len(classes)
+    return np.concatenate([chance.permutation(np.flatnonzero(labels == c))[:each] for c in classes])
+
+
+def drawn_like(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Indices of pictures drawn at random, class by class: as many as `wanted` has of a class, or all where there are fewer."""
+    classes, counts = np.unique(wanted, return_counts=True)
     chance = np.random.default_rng(seed)
-    return np.concatenate([chance.permutation(np.flatnonzero(labels == c))[: of // 10] for c in range(10)])
+    drawn = [chance.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, counts, strict=True)]
+    return np.concatenate(drawn) if drawn else np.empty(0, np.int64)

@@ -8,6 +8,8 @@ time includes reading the words. All guide at every step, but for one: giverny a
 rests while noise is highest.
 Pictures have the model's own size, rounded up where a side is not divisible by 8, as the peer's pipeline wants it: 28 x 28
 is painted as 32 x 32. The pipeline holds a KL autoencoder and a U-Net that attends to the words; other models are refused.
+What diffusers' own networks lack is added to them in as many operations as it takes: a pooled text vector is handed to the
+U-Net as its class embedding, an autoencoder's patches and straight path follow its decoder.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers")
 def held_by_peer(recipe: ModelRecipe) -> tuple[UNetRecipe, KLRecipe]:
     """The networks of a model that a StableDiffusionPipeline can hold. Raises InputError for any other."""
     net, autoencoder = recipe.denoiser, recipe.autoencoder
-    if not isinstance(net, UNetRecipe) or net.conditioning != "cross":
+    if not isinstance(net, UNetRecipe) or not net.cross:
         given = f"{net.family!r} with conditioning {net.conditioning!r}"
-        raise InputError("a model whose denoiser is a U-Net with cross-attention alone", given)
+        raise InputError("a model whose denoiser is a U-Net with cross-attention", given)
     if not isinstance(autoencoder, KLRecipe):
         given = "none" if autoencoder is None else repr(autoencoder.family)
         raise InputError("a model with a KL autoencoder", given, "diffusers' VQModel does not fit into its pipeline.")
@@ -58,29 +60,48 @@ def peer(parts: Any) -> Any:
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     net, kl = held_by_peer(parts.recipe)
+    straight, patch = parts.autoencoder.straight, kl.patch
+
+    class Told(UNet2DConditionModel):  # type: ignore[misc]
+        pooled: Any = None  # of the words, one row for each of the batch
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, class_labels=self.pooled, **kwargs)
+
+    class Whole(AutoencoderKL):  # type: ignore[misc]
+        def decode(self, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            pixels = torch.nn.functional.pixel_shuffle(super().decode(z, return_dict=False)[0], patch)
+            if straight is not None:
+                pixels = pixels + torch.nn.functional.pixel_shuffle(straight.outward(z), straight.factor)
+            return (pixels,)
+
     heads = tuple(net.heads_at(i) for i in range(len(net.channels)))
-    unet = UNet2DConditionModel(
+    unet = Told(
         in_channels=net.in_channels, out_channels=net.out_channels,
         block_out_channels=net.channels, layers_per_block=net.blocks, attention_head_dim=heads,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in net.attention[::-1]),
         cross_attention_dim=net.context_width, norm_num_groups=net.groups, transformer_layers_per_block=net.depth,
+        class_embed_type="projection" if net.additive else None,
+        projection_class_embeddings_input_dim=net.pooled_width if net.additive else None,
     )  # fmt: skip
     unet.load_state_dict(parts.network.state_dict())
-    vae = AutoencoderKL(
-        in_channels=kl.picture_channels, out_channels=kl.picture_channels, latent_channels=kl.latent_channels,
+    vae = Whole(
+        in_channels=kl.picture_channels * patch**2, out_channels=kl.picture_channels * patch**2,
+        latent_channels=kl.latent_channels,
         block_out_channels=kl.channels, layers_per_block=kl.blocks, norm_num_groups=kl.groups,
         down_block_types=("DownEncoderBlock2D",) * len(kl.channels),
         up_block_types=("UpDecoderBlock2D",) * len(kl.channels), mid_block_add_attention=kl.middle_attention,
         scaling_factor=parts.recipe.scale.scale,
     )  # fmt: skip
-    vae.load_state_dict(parts.autoencoder.state_dict())
+    vae.load_state_dict({k: v for k, v in parts.autoencoder.state_dict().items() if not k.startswith("straight.")})
     scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction", trained_betas=None)
     pipe = StableDiffusionPipeline(
         vae=vae.eval(), text_encoder=None, tokenizer=None, unet=unet.eval(), scheduler=scheduler, safety_checker=None,
         feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
+    pipe.vae_scale_factor = kl.factor
     return pipe
 
 
@@ -102,7 +123,10 @@ def contestant(name: str, model: str | None, steps: int, count: int) -> Callable
         requests = [Request(prompt=PROMPT, seed=i, size=size, id=str(i), knobs=knobs) for i in range(count)]
         return lambda: collect(painter.paint(requests), requests)
     pipe = peer(painter.parts)
-    words, none = (painter.parts.encoder.encode([text]).vectors for text in (PROMPT, ""))
+    told, untold = (painter.parts.encoder.encode([text]) for text in (PROMPT, ""))
+    words, none = told.vectors, untold.vectors
+    if painter.parts.recipe.denoiser.additive:
+        pipe.unet.pooled = torch.cat([untold.pooled.expand(count, -1), told.pooled.expand(count, -1)])
 
     def theirs() -> Any:
         with torch.inference_mode():

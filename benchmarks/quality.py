@@ -14,43 +14,39 @@ of odd index get in the same way. One picture counts as much as another and ever
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageFilter
 
-from giverny.base.contracts import Done, Failed, Request, Score
+from giverny.base.contracts import Score
 from giverny.base.errors import InputError
 from giverny.base.files import atomic_write
 from giverny.base.images import grid, png_bytes
-from giverny.base.recipe import override
-from giverny.checkpoints.native import read_card, write_card
 from giverny.data.arrays import ArraySource
 from giverny.data.catalog import open_named
 from judges import Judge, look, open_judges
-from likeness import (
-    Reference,
-    balanced,
-    feature_spread,
-    nearest_distance,
-    pair_distance,
-    sharpness,
-    spread,
-    wilson,
-)  # fmt: skip
+from likeness import Reference, balanced, nearest_distance, sharpness, wilson
+from scoring import (
+    DRAWS,
+    Scores,
+    check_one_setting,
+    flat,
+    floor_of,
+    high_floor,
+    paint,
+    parser_of,
+    print_scores,
+    run,
+    spreads_of,
+)
 
 PROMPTS = ("a t-shirt", "trousers", "a pullover", "a dress", "a coat",
            "a sandal", "a shirt", "a sneaker", "a bag", "an ankle boot")  # fmt: skip
-DRAWS = 20  # sets of real pictures, for the floor and for the real spread
-SWEEP_SEED = 1_000_000  # settings are chosen on other pictures than those they are reported with
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Measuring
@@ -72,20 +68,6 @@ class Yard:
     found: np.ndarray  # (2, n) whether each judge finds the class of those
     nearest: float  # their mean distance to the training set
     spare: np.ndarray  # uint8 (n, 28, 28), real ones from the odd half, for --real
-
-
-def flat(pixels: np.ndarray) -> np.ndarray:
-    """uint8 (N, 28, 28) -> float32 (N, 784) in [0, 1]."""
-    return pixels.reshape(len(pixels), -1).astype(np.float32) / 255
-
-
-def spreads_of(pixels: np.ndarray, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    grey = flat(pixels)
-    return {
-        "spread of pixels": spread(grey, labels),
-        "spread of features": feature_spread(features, labels),
-        "distance of pairs": pair_distance(grey, labels),
-    }
 
 
 def build_yard(cache: Path, count: int) -> Yard:
@@ -115,16 +97,13 @@ def build_yard(cache: Path, count: int) -> Yard:
     )
 
 
-def measure(yard: Yard, pixels: np.ndarray, conditions: dict[str, Any]) -> dict[str, Score]:
+def measure(yard: Yard, pixels: np.ndarray, conditions: dict[str, Any]) -> Scores:
     """All scores of uint8 (n, 28, 28), class by class, equally many."""
     labels = np.repeat(np.arange(10), len(pixels) // 10)
     (first, features), (second, _) = (look(judge, pixels) for judge in yard.judges)
     hit, n = first == labels, len(pixels)
-    scores: dict[str, Score] = {}
-
-    def add(name: str, value: float, interval: tuple[float, float] | None = None, **more: Any) -> None:
-        scores[name] = Score(name=name, value=float(value), interval=interval, conditions={**conditions, **more})
-
+    scores = Scores({"pictures": n, **conditions})
+    add = scores.add
     classes = {
         prompt: [float(hit[labels == c].mean()), *wilson(int(hit[labels == c].sum()), n // 10), float(real)]
         for c, prompt in enumerate(PROMPTS)
@@ -136,13 +115,9 @@ def measure(yard: Yard, pixels: np.ndarray, conditions: dict[str, Any]) -> dict[
     agreed = float((first == second).mean())
     add("class found by a second judge", (second == labels).mean(), wilson(int((second == labels).sum()), n),
         judge_accuracy=yard.accuracy[1], real=real[1], agreement=agreed)  # fmt: skip
-    for kind, value in spreads_of(pixels, features, labels).items():
-        drawn = yard.spreads[kind]
-        ratio, slack = value / drawn.mean(), 1.96 * drawn.std(ddof=1) / drawn.mean()
-        add(f"{kind} / real", ratio, (ratio * (1 - slack), ratio * (1 + slack)), real=float(drawn.mean()),
-            interval_by=f"as far as {DRAWS} sets of {n} test pictures differ")  # fmt: skip
+    scores.add_spreads(spreads_of(pixels, features, labels), yard.spreads, f"{n} test pictures")
     value, error = yard.reference.distance(features, halves=50)
-    floor = {"floor_mean": float(yard.floor.mean()), "floor_sd": float(yard.floor.std(ddof=1)), "floor_high": high_floor(yard)}
+    floor = floor_of(yard.floor)
     add("kid", value, (value - 1.96 * error, value + 1.96 * error), **floor, draws=DRAWS,
         estimator="unbiased, for sets with equally many of each class", kernel="(x . y / d + 1)^3",
         features=f"first judge, the {features.shape[1]} numbers below its logits",
@@ -156,13 +131,7 @@ def measure(yard: Yard, pixels: np.ndarray, conditions: dict[str, Any]) -> dict[
     return scores
 
 
-def high_floor(yard: Yard) -> float:
-    """What 1 in 20 real sets exceeds. An unbiased distance is 0 on average where nothing differs, so that its mean
-    is no yardstick: how far real sets stray is one."""
-    return float(np.percentile(yard.floor, 95))
-
-
-def rule(scores: dict[str, Score]) -> dict[str, bool]:
+def rule(scores: Mapping[str, Score]) -> dict[str, bool]:
     """What a model on the shelf must hold."""
     return {
         "class found in 93 %": scores["class found"].value >= 0.93,
@@ -175,58 +144,23 @@ def rule(scores: dict[str, Score]) -> dict[str, bool]:
 # The script
 
 
-def paint(model: str, count: int, seed: int, settings: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
-    """`count` pictures, class by class -> uint8 (count, 28, 28) and the conditions they were painted under."""
-    from giverny.assembly import open_painter
-
-    painter, knobs = open_painter(model), override({}, settings)
-    prompts = np.repeat(PROMPTS, count // 10)
-    asked = [Request(prompt=str(p), seed=seed + i, knobs=knobs, id=str(i)) for i, p in enumerate(prompts)]
-    began, done = time.perf_counter(), {}
-    for event in painter.paint(asked):
-        if isinstance(event, Failed):
-            raise InputError("a picture", event.reason)
-        if isinstance(event, Done):
-            done[event.id] = event.artifact
-    seconds = (time.perf_counter() - began) / count
-    pictures = [done[request.id] for request in asked]
-    if pictures[0].pixels.shape[:2] != (28, 28):
-        raise InputError("pictures of 28 x 28, as the judge knows them", f"{pictures[0].size}", "name another model")
-    origin = pictures[0].provenance
-    assert origin is not None  # a painter always says
-    conditions = {"seeds": [seed, seed + count - 1], "knobs": origin.knobs, "model": origin.fingerprint,
-                  "seconds_each": round(seconds, 4), **origin.versions}  # fmt: skip
-    return np.stack([p.pixels.mean(2).round().astype(np.uint8) for p in pictures]), conditions
-
-
 def blurred(pixels: np.ndarray, radius: float) -> np.ndarray:
     soft = [Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)) for picture in pixels]
     return np.stack([np.asarray(picture) for picture in soft])
 
 
-def report(scores: dict[str, Score]) -> None:
+def report(scores: Scores) -> None:
     """One setting at length."""
     found = scores["class found"].conditions
     print(f"{'class':<16}{'found':>8}{'95 % interval':>18}{'real':>8}")
     for prompt, (share, low, high, real) in found["classes_found_low_high_real"].items():
         print(f"{prompt:<16}{share:>8.1%}{f'{low:.1%} - {high:.1%}':>18}{real:>8.1%}")
     print()
-    for name, score in scores.items():
-        words = "" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval)
-        said = ", ".join(f"{k} {score.conditions[k]:.4f}" for k in SHOWN if k in score.conditions)
-        print(f"{name:<34}{score.value:>9.4f}   {words:<20}  {said}")
-    print("\n" + "\n".join(f"{'holds' if held else 'FAILS':<7}{what}" for what, held in rule(scores).items()))
+    print_scores(scores, SHOWN)
 
 
-SHOWN = (
-    "real",
-    "judge_accuracy",
-    "agreement",
-    "floor_mean",
-    "floor_sd",
-    "floor_high",
-    "least",
-)  # conditions worth a place beside their number
+# conditions worth a place beside their number
+SHOWN = ("real", "judge_accuracy", "agreement", "floor_mean", "floor_sd", "floor_high", "least")
 COLUMNS = {"found": "class found", "2nd": "class found by a second judge", "pixels": "spread of pixels / real",
            "features": "spread of features / real", "pairs": "distance of pairs / real", "kid": "kid",
            "kid/fl": "kid / floor", "sharp": "sharpness / real", "bright": "brightness / real",
@@ -234,71 +168,39 @@ COLUMNS = {"found": "class found", "2nd": "class found by a second judge", "pixe
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(str(__doc__), "fashion-mnist")
     add = parser.add_argument
-    add("model", nargs="?", default="fashion-mnist", help="a model's name or folder")
-    add("--set", action="append", default=[], metavar="KNOB=VALUE", help="a setting other than the model's own")
-    add("--sweep", action="append", default=[], metavar="KNOB=A,B,C", help="a row per value; twice: per pair of values")
     add("--count", type=int, default=500, help="pictures to paint, a multiple of 20")
-    add("--seed", type=int, help=f"of the first picture (default: 0, for a sweep {SWEEP_SEED})")
     add("--real", action="store_true", help="judge real pictures of odd index instead")
     add("--blur", type=float, nargs="?", const=1.0, metavar="RADIUS", help="judge those, blurred")
-    add("--cache", type=Path, default=Path("runs/judge"), help="where the judges are kept")
-    add("--json", type=Path, metavar="FILE", help="write all numbers with their conditions")
     add("--montage", type=Path, metavar="FILE.png", help="for each class six real and six painted pictures")
-    add("--card", action="store_true", help="put the scores on the model's card")
     args = parser.parse_args()
-    args.borrowed = args.real or args.blur is not None
     if args.count < 40 or args.count % 20:
         raise InputError("--count of 40 or more, divisible by 20", str(args.count))
-    if (args.sweep and (args.card or args.montage or args.borrowed)) or (args.borrowed and args.card):
-        raise InputError("one setting of a model for --card and --montage", "a sweep or real pictures")
+    check_one_setting(args, args.real or args.blur is not None)
     return args
-
-
-def put_on_card(model: str, scores: Sequence[Score]) -> None:
-    """Scores of these names are replaced, others stay."""
-    from giverny.assembly import find_model
-
-    folder = find_model(model)
-    card, names = read_card(folder), {score.name for score in scores}
-    others = [score for score in card.scores if score.name not in names]
-    write_card(folder, card.model_copy(update={"scores": (*others, *scores)}))
 
 
 def main() -> None:
     args = parse()
     yard = build_yard(args.cache, args.count)
     print(f"judges find {yard.accuracy[0]:.2%} and {yard.accuracy[1]:.2%} of {len(yard.test)} test pictures")
-    print(f"floor of KID: mean {yard.floor.mean():.2e}, sd {yard.floor.std(ddof=1):.2e}, 95 % below {high_floor(yard):.2e}")
-    parts = [sweep.partition("=") for sweep in args.sweep]
-    settings = list(itertools.product(*([f"{knob}={value}" for value in values.split(",")] for knob, _, values in parts)))
-    if args.sweep:
-        print(f"{'setting':<28}" + "".join(f"{name:>10}" for name in COLUMNS) + "   holds")
-    rows: list[dict[str, Any]] = []
-    for chosen in settings:
-        conditions: dict[str, Any] = {}
-        if args.borrowed:
-            pixels = yard.spare if args.blur is None else blurred(yard.spare, args.blur)
-        else:
-            seed = args.seed if args.seed is not None else SWEEP_SEED if args.sweep else 0
-            pixels, conditions = paint(args.model, args.count, seed, [*args.set, *chosen])
-        scores = measure(yard, pixels, {"pictures": args.count, **conditions})
-        held = rule(scores)
-        rows.append({"setting": chosen, "holds": held, "scores": [s.model_dump(mode="json") for s in scores.values()]})
-        if args.sweep:
-            values = "".join(f"{scores[name].value:>10.4f}" for name in COLUMNS.values())
-            print(f"{' '.join(chosen):<28}{values}   {'yes' if all(held.values()) else 'no'}", flush=True)
-        else:
-            report(scores)
-    if args.json:
-        atomic_write(args.json, json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=2) + "\n")
+    high = high_floor(yard.floor)
+    print(f"floor of KID: mean {yard.floor.mean():.2e}, sd {yard.floor.std(ddof=1):.2e}, 95 % below {high:.2e}")
+
+    def pictures(settings: list[str], seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        if args.blur is not None:
+            return blurred(yard.spare, args.blur), {}
+        if args.real:
+            return yard.spare, {}
+        painted, conditions = paint(args.model, np.repeat(PROMPTS, args.count // 10).tolist(), seed, settings, 28)
+        return painted.mean(3).round().astype(np.uint8), conditions
+
+    pixels = run(args, pictures, lambda *painted: measure(yard, *painted), rule, report, COLUMNS)
     if args.montage:
         sides = (yard.test[yard.sample], pixels)
         cells = [side[c * args.count // 10 + i] for c in range(10) for side in sides for i in range(6)]
         atomic_write(args.montage, png_bytes(grid(cells, columns=12, row_labels=PROMPTS, scale=3)))
-    if args.card:
-        put_on_card(args.model, list(scores.values()))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from giverny.base.images import (
     write_gif,
 )
 from giverny.base.picture import infotext, read_provenance, write_picture
-from giverny.base.recipe import Recipe, check, describe, override, read_recipe, to_toml
+from giverny.base.recipe import Recipe, check, describe, override, read_recipe, to_toml, with_preset
 from giverny.base.runtime import (
     PictureStreams,
     derive_seed,
@@ -327,6 +327,38 @@ def test_a_recipe_file_is_read_and_its_damage_named_by_line(tmp_path):
         read_recipe(file)
     with pytest.raises(InputError, match=r"missing\.toml"):
         read_recipe(tmp_path / "missing.toml")
+
+
+def test_a_recipe_says_only_how_it_differs_from_its_base(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "first.toml").write_text('name = "first"\nlist = [1, 2]\n[a]\nx = 1\ny = 2\n[a.deep]\nz = 3\n')
+    (tmp_path / "parts" / "second.toml").write_text('base = "../first.toml"\nname = "second"\nlist = [3]\n[a]\nx = 9\n')
+    (tmp_path / "third.toml").write_text('base = "parts/second.toml"\n[a.deep]\nw = 4\n')
+    expected = {"name": "second", "list": [3], "a": {"x": 9, "y": 2, "deep": {"z": 3, "w": 4}}}
+    assert read_recipe(tmp_path / "third.toml") == expected
+    (tmp_path / "first.toml").write_text('base = "third.toml"')
+    with pytest.raises(InputError, match=r"not based on itself.*third\.toml on second\.toml on first\.toml on third\.toml"):
+        read_recipe(tmp_path / "third.toml")
+    (tmp_path / "first.toml").unlink()
+    with pytest.raises(InputError, match=r"first\.toml.*second\.toml is based on it"):
+        read_recipe(tmp_path / "third.toml")
+    (tmp_path / "third.toml").write_text("base = 3")
+    with pytest.raises(InputError, match="base = 3"):
+        read_recipe(tmp_path / "third.toml")
+
+
+def test_a_preset_changes_what_it_names():
+    data = {"a": {"x": 1, "y": 2}, "presets": {"gpu": {"a": {"x": 5}, "b": 1}}}
+    before = json.dumps(data)
+    assert with_preset(data, None) == {"a": {"x": 1, "y": 2}}
+    assert with_preset(data, "gpu") == {"a": {"x": 5, "y": 2}, "b": 1}
+    assert json.dumps(data) == before
+    with pytest.raises(InputError, match="did you mean 'gpu'"):
+        with_preset(data, "gpuu")
+    with pytest.raises(InputError, match="choices: gpu"):
+        with_preset(data, "xyz")
+    with pytest.raises(InputError, match="has none"):
+        with_preset({"a": 1}, "gpu")
 
 
 def test_overrides_reach_tables_and_lists_and_leave_the_original_alone():

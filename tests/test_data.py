@@ -31,7 +31,7 @@ from giverny.data.captions import CIFAR10, FASHION_MNIST, MNIST, Captions, artic
 from giverny.data.chance import hashed, permutation
 from giverny.data.cifar import open_cifar, read_batch
 from giverny.data.folders import open_source
-from giverny.data.loader import Loader
+from giverny.data.loader import Kept, Loader
 from giverny.data.toy import ToyShapes
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -674,24 +674,46 @@ def test_shards_are_slices_of_the_global_batch(fashion, shards):
         assert same(whole.batch_at(step), joined)
 
 
+class OneByOne:
+    """A source whose pictures are read one at a time; counts how often each is."""
+
+    name, fingerprint = "slow", ""
+
+    def __init__(self, source) -> None:
+        self.source, self.classes, self.reads = source, source.classes, collections.Counter()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> Sample:
+        self.reads[index] += 1
+        return self.source.read(index)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        return self.source.captions_of(index)
+
+
+def test_pictures_that_are_kept_make_equal_batches_and_are_read_once(fashion):
+    options = {"channels": 3, "flip": True, "captions": "any", "size": (30, 29)}
+    for room in (len(fashion), 70, 0):
+        slow, size = OneByOne(fashion), options["size"]
+        kept = Kept(slow, size, 3, memory=room * 3 * size[0] * size[1])
+        assert kept.room == room
+        made, expected = loader(slow, kept=kept, **options), loader(fashion, **options)
+        other = loader(slow, kept=kept, **options | {"flip": False})  # a second one shares what is kept
+        for step in range(9):
+            assert same(made.batch_at(step), expected.batch_at(step)), (room, step)
+        assert same(other.batch_at(2), loader(fashion, **options | {"flip": False}).batch_at(2))
+        assert all(slow.reads[i] <= 1 for i in range(room))
+        assert room == len(fashion) or max(slow.reads[i] for i in range(room, len(fashion))) > 1
+
+
 def test_arrays_and_pictures_read_one_by_one_make_equal_batches(fashion):
-    class OneByOne:
-        name, fingerprint, classes = "slow", "", fashion.classes
-
-        def __len__(self) -> int:
-            return len(fashion)
-
-        def read(self, index: int) -> Sample:
-            return fashion.read(index)
-
-        def captions_of(self, index: int) -> tuple[str, ...]:
-            return fashion.captions_of(index)
-
     for options in ({}, {"channels": 3, "flip": True, "captions": "any"}, {"size": (33, 29), "pad_value": 255}):
-        assert same(loader(fashion, **options).batch_at(5), loader(OneByOne(), **options).batch_at(5)), options
+        assert same(loader(fashion, **options).batch_at(5), loader(OneByOne(fashion), **options).batch_at(5)), options
     for fit in ("pad", "crop", "stretch"):
         options = {"fit": fit, "size": (20, 14)}
-        assert same(loader(fashion, **options).batch_at(5), loader(OneByOne(), **options).batch_at(5)), options
+        assert same(loader(fashion, **options).batch_at(5), loader(OneByOne(fashion), **options).batch_at(5)), options
 
 
 def test_a_batch_of_256_small_pictures_takes_under_two_milliseconds(fashion):

@@ -13,6 +13,7 @@ from giverny.assembly import open_painter, train
 from giverny.base.contracts import Request
 from giverny.cli import cli
 from giverny.data.catalog import open_named
+from giverny.data.clothes.colours import colour_counts, colour_model
 from giverny.painters.diffusion.family import tiny
 from giverny.pipelines.text2image import collect
 
@@ -28,9 +29,13 @@ def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GIVERNY_DATA", str(FIXTURES))
         done = CliRunner().invoke(cli, ["data", "prepare", "wardrobe-cc0", *FEW, "-o", str(folder), "--json"])
-        again = CliRunner().invoke(cli, ["data", "prepare", "wardrobe-cc0", *FEW, "-o", str(folder)])
+        made = (folder / "train.zip").stat().st_mtime_ns
+        again = CliRunner().invoke(cli, ["data", "prepare", "wardrobe-cc0", *FEW, "-o", str(folder), "--json"])
+        other = CliRunner().invoke(cli, ["data", "prepare", "wardrobe-cc0", *FEW, "--set", "size=24", "-o", str(folder)])
     assert done.exit_code == 0, done.output
-    assert again.exit_code == 2 and "--replace" in again.output
+    assert again.exit_code == 0 and again.output.splitlines()[-1] == done.output.splitlines()[-1]
+    assert other.exit_code == 2 and "--replace" in other.output
+    assert (folder / "train.zip").stat().st_mtime_ns == made
     return folder
 
 
@@ -57,6 +62,20 @@ def test_the_set_is_what_its_card_says(prepared):
     counts = Counter((r["garment"], r["colour"]) for r in learn if r["colour"])
     assert max(counts.values()) <= card["recipe"]["most"]
     assert (prepared / "sheet.png").stat().st_size > 1000
+
+
+def test_recoloured_pictures_show_the_colour_of_their_caption(prepared):
+    """Read from the small pictures as they were written: those at full size were read as such before they were kept."""
+    model, source, right = colour_model(), open_named(prepared), []
+    card = json.loads((prepared / "card.json").read_text("utf-8"))
+    for index, row in enumerate(rows(prepared / "train.zip")):
+        if row["recoloured"]:
+            pixels = source.read(index).pixels
+            cloth = pixels.min(axis=2) < 235 if row["colour"] != "white" else pixels.min(axis=2) < 253
+            odds = model.probabilities(colour_counts(pixels, cloth)[None])[0]
+            right.append(model.names[int(odds.argmax())] == row["colour"])
+    assert len(right) == card["recoloured"] < card["recolourings_tried"]
+    assert np.mean(right) > 0.75, f"{np.mean(right):.0%} of {len(right)}"
 
 
 def test_it_opens_as_a_set_of_captioned_pictures(prepared):

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .assembly import load_recipe, models, open_painter, train
+    from .assembly import load_recipe, models, open_clip, open_painter, train
     from .base.contracts import Picture, Request
     from .base.errors import InputError
     from .data.catalog import open_named
@@ -28,6 +28,7 @@ _HOMES = {
     "evolution": "pipelines.text2image",
     "load_recipe": "assembly",
     "models": "assembly",
+    "open_clip": "assembly",
     "open_named": "data.catalog",
     "open_painter": "assembly",
     "paint": "pipelines.text2image",
@@ -42,6 +43,7 @@ __all__ = [
     "evolution",
     "load_recipe",
     "models",
+    "open_clip",
     "open_named",
     "open_painter",
     "paint",

@@ -22,15 +22,19 @@ import torch
 from .base.contracts import Family, Frozen, Painter, Source, Trained
 from .base.errors import InputError, nearest
 from .base.files import atomic_write
-from .base.recipe import check, override, read_recipe, to_toml
+from .base.recipe import check, override, read_recipe, to_toml, with_preset
 from .base.runtime import describe_machine, pick_device, pick_precision
-from .checkpoints.native import CARD, Card, read_card, write_model
+from .checkpoints.clip_layouts import CONFIG, read_clip
+from .checkpoints.native import CARD, Card, fill, read_card, write_model
 from .compare.report import write_report
 from .data.catalog import CATALOG, open_named
 from .data.head import Head
 from .data.toy import ToyShapes
 from .pipelines.probe import probe
 from .pipelines.train import StageReport, train_stages
+from .text.clip import ClipRecipe
+from .text.space import SharedSpace
+from .text.tokenizer import Tokenizer
 from .training.parallel import World, world
 
 PACKAGE = Path(__file__).parent
@@ -101,17 +105,48 @@ def open_painter(
     return painter
 
 
+def open_clip(model: str | Path = DEFAULT_MODEL, device: str = "auto") -> SharedSpace:
+    """The CLIP beside a diffusion model, to ask how well words and pictures fit. model: as for `open_painter`.
+
+    Or a published CLIP: a folder in transformers' layout, with tokenizer.json and preprocessor_config.json (of which the
+    mean and the deviation are read).
+    """
+    from .painters.diffusion import family as diffusion
+
+    place, path = pick_device(device), Path(model).expanduser()
+    if (path / CONFIG).is_file() and not (path / CARD).is_file():
+        values, tensors = read_clip(path)
+        recipe, told = ClipRecipe(**values), path / "preprocessor_config.json"
+        try:
+            brought = json.loads(told.read_text("utf-8"))
+            mean, deviation = brought["image_mean"], brought["image_std"]
+        except (OSError, ValueError, LookupError) as error:
+            raise InputError("image_mean and image_std beside the weights", f"{told} ({error})") from error
+        with torch.device("meta"):
+            clip = recipe.build()
+        fill(clip, tensors, "CLIP")
+        return SharedSpace(clip, Tokenizer.read(path / "tokenizer.json", recipe.text.length), place, mean, deviation)
+    folder = find_model(model)
+    card = read_card(folder)
+    if card.family != diffusion.PAINTER.name:
+        raise InputError("a diffusion model, which has CLIP beside it", f"{folder}, of family {card.family!r}")
+    return diffusion.open_clip(folder, card, place)
+
+
 # -- recipes ----------------------------------------------------------------------------------------------------------
 
 
-def load_recipe(recipe: str | Path | Mapping[str, Any] | Frozen, overrides: Sequence[str] = ()) -> Frozen:
-    """A checked recipe from a TOML file (or its data, or an already checked one), with `key=value` overrides applied."""
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | Frozen, overrides: Sequence[str] = (), preset: str | None = None
+) -> Frozen:
+    """A checked recipe from a TOML file (or its data, or an already checked one), with one of its presets, then
+    `key=value` overrides applied."""
     if isinstance(recipe, Frozen):
         data, where = recipe.model_dump(mode="json", exclude_none=True), "recipe"
     else:
         where = "recipe" if isinstance(recipe, Mapping) else str(recipe)
         data = dict(recipe) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
-    data = override(data, overrides)
+    data = override(with_preset(data, preset), overrides)
     if "family" not in data:
         raise InputError("a recipe with `family`", f"{where} without it", f"Families: {', '.join(families())}.")
     return check(family(str(data["family"])).recipe, data, where)
@@ -224,12 +259,16 @@ def describe_model(folder: Path) -> dict[str, Any]:
 
 
 def prepare_set(
-    name: str | Path, folder: Path, overrides: Sequence[str] = (), told: Callable[[str, int, int], None] = lambda *_: None
+    name: str | Path,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    told: Callable[[str, int, int], None] = lambda *_: None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Make a prepared set from raw photographs into `folder`; returns what its card says.
 
     name: of a recipe in recipes/sets, or a file. told: called with (what is being done, how many so far, of how many).
-    A run that was broken off resumes the training of its network.
+    A run that was broken off resumes the training of its network; a set that this recipe has made is left as it is.
     """
     from .data.catalog import raw_files
     from .data.clothes.colours import colour_model
@@ -240,6 +279,11 @@ def prepare_set(
 
     path = find_recipe(name, "sets")
     recipe = check(PrepareRecipe, override(read_recipe(path), overrides), str(path))
+    if (folder / "train.zip").exists() and not replace:
+        card = json.loads((folder / "card.json").read_text("utf-8")) if (folder / "card.json").is_file() else {}
+        if card.get("recipe") == recipe.model_dump(mode="json"):
+            return dict(card)
+        raise InputError("a folder without a prepared set, or --replace", f"{folder}, which holds one of another recipe")
     openers = {"fashion-products": shop_photographs, "clothing-cc0": home_photographs}
     sets = [openers[source](raw_files(source)) for source in recipe.sources]
     at_home = next((s for s in sets if s.place == "home"), None)

@@ -4,6 +4,9 @@ A recipe is a frozen pydantic model. Types are taken as TOML gives them (a quote
 whole numbers serve as floats), an unknown key is an error that names the nearest spelling, and all errors of a file are
 told at once. TOML has no word for "nothing": a setting left out has its default, and where that default is something,
 the word "none" says nothing.
+
+A file may begin with `base = "other.toml"`, a recipe in the same folder (or a path from there) of which it says only what is
+different; tables are joined key by key, all else is replaced. `[presets.NAME]` holds what is different under that name.
 """
 
 from __future__ import annotations
@@ -40,27 +43,66 @@ class Recipe(Frozen):
 
 
 def read_recipe(path_or_text: str | Path) -> dict[str, Any]:
-    """The unchecked contents of a recipe: of a file (a Path, or one line without "=") or of TOML text itself.
+    """The unchecked contents of a recipe: of a file (a Path, or one line without "="), joined with what it is based on, or
+    of TOML text itself.
 
     Raises InputError naming file and line where it is not TOML, not UTF-8, or not there.
     """
     is_text = isinstance(path_or_text, str) and (not path_or_text or "\n" in path_or_text or "=" in path_or_text)
     if isinstance(path_or_text, str) and is_text and not path_or_text.endswith(".toml"):
-        where, text = "recipe text", path_or_text
-    else:
-        where = str(path_or_text)
-        try:
-            text = Path(path_or_text).read_bytes().decode("utf-8-sig")
-        except OSError as error:
-            raise InputError("a recipe file", f"{where}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise InputError("UTF-8 text", f"{where}, byte {error.start} is not", "save it as UTF-8") from error
+        return _parse(path_or_text, "recipe text")
+    return _read_file(Path(path_or_text), ())
+
+
+def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """above: the files that are based on this one."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        why = f" ({above[-1]} is based on it)" if above else ""
+        raise InputError("a recipe file", f"{path}: {error.strerror or error}{why}") from error
+    except UnicodeDecodeError as error:
+        raise InputError("UTF-8 text", f"{path}, byte {error.start} is not", "save it as UTF-8") from error
+    data = _parse(text, str(path))
+    if "base" not in data:
+        return data
+    base = data.pop("base")
+    if not isinstance(base, str):
+        raise InputError('a recipe file such as base = "other.toml"', f"{path}: base = {base!r}")
+    known = (*above, path.resolve())
+    if (path.parent / base).resolve() in known:
+        raise InputError("a recipe that is not based on itself", " on ".join(p.name for p in (*known, path.parent / base)))
+    return join(_read_file(path.parent / base, known), data)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         # the parser's message ends in "(at line 3, column 5)" or "(at end of document)"
         end = f", line {text.count(chr(10)) + 1}" if "end of document" in str(error) else ""
         raise InputError("a recipe in TOML", f"{where}{end}: {error}", "text goes in quotation marks") from error
+
+
+def join(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with tables joined key by key and everything else replaced."""
+    joined = dict(base)
+    for key, value in changes.items():
+        old = joined.get(key)
+        joined[key] = join(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else copy.deepcopy(value)
+    return joined
+
+
+def with_preset(data: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """A recipe's contents without its presets, changed as the named one says; None: as they are."""
+    plain = {key: value for key, value in data.items() if key != "presets"}
+    if name is None:
+        return plain
+    presets = data.get("presets", {})
+    if not isinstance(presets, Mapping) or not isinstance(presets.get(name), Mapping):
+        known = sorted(presets) if isinstance(presets, Mapping) else []
+        raise InputError("the name of a preset", repr(name), nearest(name, known) if known else "this recipe has none")
+    return join(plain, presets[name])
 
 
 def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The model folder: card.json, weights.safetensors, tokenizer.json where words are involved. The folder alone paints.
 
-Weights may be stored in half precision to be small; they are read back as float32. Nothing in a folder can run code.
+Weights may be stored in half precision to be small; they are read back as float32. Many weights lie in several files,
+weights-00001-of-00003.safetensors and so on, each small enough to be kept in a repository; the card names them all.
+Nothing in a folder can run code.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ..base.errors import InputError
 from ..base.files import atomic_write, fingerprint, sha256_file
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
+MOST = 15_000_000  # bytes of tensors in one file, unless a single tensor is larger
 
 
 class Card(Frozen):
@@ -52,6 +55,7 @@ def write_model(
     networks: Mapping[str, nn.Module],
     extras: Mapping[str, str],
     dtype: torch.dtype = torch.float16,
+    most: int = MOST,
 ) -> Card:
     """Write a model folder; the card comes last, so that a folder with a card is whole. Returns the card as written."""
     tensors: dict[str, Tensor] = {}
@@ -61,14 +65,35 @@ def write_model(
     bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
         raise InputError(f"weights that are finite in {dtype}", f"{len(bad)} tensors that are not, {bad[0]} first")
-    atomic_write(folder / WEIGHTS, save(tensors, {"format": "pt"}))
+    shards = split(tensors, most)
+    for name, part in shards.items():
+        atomic_write(folder / name, save(part, {"format": "pt"}))
     for name, text in extras.items():
         atomic_write(folder / name, text)
-    files = {name: sha256_file(folder / name) for name in (WEIGHTS, *extras)}
+    files = {name: sha256_file(folder / name) for name in (*shards, *extras)}
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     card = card.model_copy(update={"files": files, "parameters": parameters})
     write_card(folder, card)
+    for path in folder.glob(f"{Path(WEIGHTS).stem}*{Path(WEIGHTS).suffix}"):
+        if path.name not in files:  # of a former model in this folder
+            path.unlink()
     return card
+
+
+def split(tensors: Mapping[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
+    """{file name: tensors}, in order, as few files as that allows with at most `most` bytes of tensors each."""
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, value in tensors.items():
+        if parts[-1] and size + value.nbytes > most:
+            parts.append({})
+            size = 0
+        parts[-1][key] = value
+        size += value.nbytes
+    if len(parts) == 1:
+        return {WEIGHTS: parts[0]}
+    stem, suffix = Path(WEIGHTS).stem, Path(WEIGHTS).suffix
+    return {f"{stem}-{i:05d}-of-{len(parts):05d}{suffix}": part for i, part in enumerate(parts, 1)}
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -94,9 +119,12 @@ def read_weights(folder: Path, card: Card) -> dict[str, dict[str, Tensor]]:
         if sha256_file(path) != digest:
             raise InputError(f"{name} as on the card", f"{path} with other content", "Copy the whole model folder again.")
     networks: dict[str, dict[str, Tensor]] = {}
-    for key, value in load_file(str(folder / WEIGHTS)).items():
-        network, name = key.split(".", 1)
-        networks.setdefault(network, {})[name] = value.float() if value.is_floating_point() else value
+    for file in card.files:
+        if not file.endswith(Path(WEIGHTS).suffix):
+            continue
+        for key, value in load_file(str(folder / file)).items():
+            network, name = key.split(".", 1)
+            networks.setdefault(network, {})[name] = value.float() if value.is_floating_point() else value
     return networks
 
 

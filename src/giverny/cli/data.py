@@ -196,14 +196,11 @@ def prepare(name: str, overrides: tuple[str, ...], out: Path | None, replace: bo
     a test part put aside. Beside the pictures lie the card, which counts all of it, and a sheet to look at.
     """
     from ..assembly import prepare_set
-    from ..base.errors import InputError
     from ..data.catalog import home_of
 
     folder = out or home_of(Path(name).stem)
-    if (folder / "train.zip").exists() and not replace:
-        raise InputError("a folder without a prepared set, or --replace", f"{folder}, which holds one")
     with voice.progress("preparing", None) as move:
-        facts = prepare_set(name, folder, overrides, lambda what, done, total: move(done, total=total, text=what))
+        facts = prepare_set(name, folder, overrides, lambda what, done, total: move(done, total=total, text=what), replace)
     voice.event("prepared", folder=folder, **facts)
     agreed = facts.get("colour_agreement")
     count = f"{facts['train']} pictures to train on, {facts['recoloured']} of them recoloured, {facts['test']} to test"

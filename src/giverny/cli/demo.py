@@ -25,7 +25,7 @@ def command(out: Path, voice: Voice) -> None:
     prompts = read_card(find_model()).prompts
     voice.say(f"{painter.name}: painting {', '.join(prompts)}")
     pictures = paint_into(painter, requests_for(prompts, 4, SEED), out, False, voice)
-    traced = paint_into(painter, requests_for(prompts[-5:], 1, SEED), out / "evolution", True, voice)
+    traced = paint_into(painter, requests_for(prompts[:5], 1, SEED), out / "evolution", True, voice)
     voice.say(f"\n{len(pictures)} pictures and their contact sheet: {out / 'sheet-00000.png'} (or the newest sheet-*.png)")
     voice.say(f"{len(traced)} evolutions from noise: {out / 'evolution' / 'sheet-00000-evolution.png'}")
     voice.say('\nNext: giverny paint "a sneaker" -n 4        giverny paint --help')

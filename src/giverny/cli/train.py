@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import click
 
 from .voice import Voice, seconds, speaks
+
+INTERRUPTED, PAUSED = 130, 75  # exit status, as shells and sysexits.h have it
 
 
 @click.command("train")
@@ -17,6 +21,10 @@ from .voice import Voice, seconds, speaks
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one entry, such as denoiser.loop.batch=64.")
 @click.option(
     "--budget", default=None, metavar="TIME", help="Time for all stages together, such as 30m.  [default: the recipe's]"
+)
+@click.option("--preset", default=None, metavar="NAME", help="The recipe's settings of that name, such as gpu.")
+@click.option(
+    "--pause-after", default=None, metavar="TIME", help="Stop after so long as Ctrl-C would, for machines lent by the hour."
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder.  [default: runs/<name of the recipe>]")
 @click.option("--resume", is_flag=True, help="Go on where the run folder stands; start if there is nothing.")
@@ -27,6 +35,8 @@ def command(
     recipe: str,
     settings: tuple[str, ...],
     budget: str | None,
+    preset: str | None,
+    pause_after: str | None,
     out: Path | None,
     resume: bool,
     dry_run: bool,
@@ -35,14 +45,18 @@ def command(
 ) -> None:
     """Train RECIPE, a TOML file or the name of one that ships. Ctrl-C stops after the current step; --resume goes on.
 
+    Exit status 75 says that it has paused (--pause-after) and wants to be called again with --resume.
+
     \b
     giverny train fashion-mnist --dry-run
     giverny train own-pictures --set data.source=my/pictures --budget 30m
+    giverny train wardrobe --preset gpu --pause-after 9m --resume
     torchrun --nproc-per-node 2 -m giverny train fashion-mnist
     """
     from ..assembly import load_recipe, probe_training, train
 
-    checked: Any = load_recipe(recipe, settings)
+    until = monotonic() + seconds(pause_after) if pause_after else math.inf
+    checked: Any = load_recipe(recipe, settings, preset)
     time = seconds(budget) if budget else None
     if dry_run:
         rows = probe_training(checked, time, device)
@@ -70,16 +84,19 @@ def command(
                     **report.values,
                 )
                 voice.say(f"{told.stage}: step {report.step} of {report.total}, {report.seconds:.0f} s, {report.note or shown}")
-            if stopped():
+            if stopped() or monotonic() > until:
                 break
-    if stopped():
-        voice.event("stopped", run=run)
-        changed = [part for setting in settings for part in ("--set", setting)]
-        again = shlex.join(["giverny", "train", recipe, *changed, "--out", str(run), "--resume"])
-        voice.say(f"stopped; everything is saved. Go on with: {again}")
-        raise SystemExit(130)
-    voice.event("trained", model=run / "model", report=run / "report.html")
-    voice.say(f"model in {run / 'model'}, report in {run / 'report.html'}")
+        else:
+            voice.event("trained", model=run / "model", report=run / "report.html")
+            voice.say(f"model in {run / 'model'}, report in {run / 'report.html'}")
+            return
+    voice.event("stopped" if stopped() else "paused", run=run)
+    given = {"--preset": preset, "--budget": budget, "--pause-after": pause_after}
+    options = [part for name, value in given.items() if value is not None for part in (name, value)]
+    changed = [part for setting in settings for part in ("--set", setting)]
+    again = shlex.join(["giverny", "train", recipe, *changed, *options, "--out", str(run), "--resume"])
+    voice.say(f"stopped; everything is saved. Go on with: {again}")
+    raise SystemExit(INTERRUPTED if stopped() else PAUSED)
 
 
 class polite_stop:

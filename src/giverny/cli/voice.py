@@ -7,9 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import click
+
+LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 class Voice:
@@ -45,10 +48,19 @@ class Voice:
 
     @contextmanager
     def progress(self, text: str, total: float | None) -> Iterator[Callable[..., None]]:
-        """A bar on standard error: yields move(done, text=..., total=...). total: None until it is known. Programs see
-        nothing of it."""
+        """A bar on standard error: yields move(done, text=..., total=...). total: None until it is known. For programs and
+        log files a line now and then, on standard error as well."""
         if self.as_json or not sys.stderr.isatty():
-            yield lambda done, **changes: None
+            said = monotonic()
+
+            def tell(done: float, **changes: Any) -> None:
+                nonlocal said
+                if monotonic() - said >= LINE_EVERY:
+                    said = monotonic()
+                    whole = changes.get("total", total)
+                    click.echo(f"{changes.get('text', text)}: {done:,.0f}" + (f" of {whole:,.0f}" if whole else ""), err=True)
+
+            yield tell
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

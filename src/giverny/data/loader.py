@@ -24,6 +24,28 @@ from .chance import hashed, permutation
 
 Fit = Literal["pad", "crop", "stretch"]
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow turns colour into grey
+_MEMORY = 2**29  # bytes of pictures that are kept
+
+
+class Kept:
+    """Pictures of one source, brought to size, that need not be decoded again: the first `room` of them, once read.
+    Loaders of the same size, channels and fit may share it, from several threads."""
+
+    def __init__(self, source: Source, size: tuple[int, int], channels: int, memory: int = _MEMORY) -> None:
+        shape = (channels, size[1], size[0])
+        self.room = min(len(source), memory // (channels * size[0] * size[1]))
+        self._pixels = np.empty((self.room, *shape), np.uint8)  # takes up memory only where it is written
+        self._labels = np.full(self.room, -1, np.int64)
+        self._there = np.zeros(self.room, bool)
+
+    def get(self, index: int) -> tuple[np.ndarray, int] | None:
+        """uint8 (C, H, W) and the label, -1 where there is none."""
+        return (self._pixels[index], int(self._labels[index])) if index < self.room and self._there[index] else None
+
+    def put(self, index: int, pixels: np.ndarray, label: int) -> None:
+        if index < self.room:
+            self._pixels[index], self._labels[index] = pixels, label
+            self._there[index] = True  # last: another thread may be asking
 
 
 class Loader:
@@ -44,6 +66,7 @@ class Loader:
         captions: Literal["first", "any"] = "first",  # always the first, or one chosen anew each epoch
         pad_value: int = 0,  # grey value around padded pictures, 0 (black) to 255
         subset: np.ndarray | None = None,  # int64 indices of the pictures to draw from; None: all
+        kept: Kept | None = None,  # for this source, size, channels and fit; None: pictures are decoded whenever they come
     ) -> None:
         choose(fit, get_args(Fit), "way to fit pictures")
         choose(captions, ("first", "any"), "choice of captions")
@@ -58,6 +81,7 @@ class Loader:
         self.source, self.batch = source, batch
         self._size, self._channels, self._fit, self._pad = size, channels, fit, pad_value
         self._seed, self._flip, self._any, self._workers = seed, flip, captions == "any", workers
+        self._kept = kept
         self._rows = range(rank * batch // shards, (rank + 1) * batch // shards)
         self._orders: dict[int, np.ndarray] = {}
         self._subset = np.arange(len(source)) if subset is None else np.asarray(subset, dtype=np.int64)
@@ -173,6 +197,11 @@ class Loader:
         pixels = np.empty((len(indices), self._channels, high, wide), dtype=np.uint8)
         texts, labels = [], np.full(len(indices), -1, dtype=np.int64)
         for row, index in enumerate(indices.tolist()):
+            known = self._kept.get(index) if self._kept is not None else None
+            if known is not None:
+                pixels[row], labels[row] = known
+                texts.append(self.source.captions_of(index))
+                continue
             sample = self.source.read(index)
             colour = sample.pixels if sample.pixels.shape[2] == 3 else np.repeat(sample.pixels, 3, axis=2)
             fitted = fit_picture(colour, self._size, self._fit, self._pad)
@@ -180,6 +209,8 @@ class Loader:
             texts.append(sample.captions)
             if sample.label is not None:
                 labels[row] = sample.label
+            if self._kept is not None:
+                self._kept.put(index, pixels[row], int(labels[row]))
         return pixels, texts, labels
 
     def _choose(self, texts: list[tuple[str, ...]], epochs: np.ndarray, indices: np.ndarray) -> list[str]:

@@ -60,6 +60,7 @@ class PrepareRecipe(Frozen):
     most: int = Field(200, ge=1, description="photographs of one (garment, colour) that are kept")
     test: float = Field(0.08, gt=0, lt=0.5, description="share of the photographs kept for testing")
     sure: float = Field(0.6, ge=0, le=1, description="probability from which a colour that nobody named is believed")
+    seen: float = Field(0.5, ge=0, le=1, description="probability of its new colour from which a recoloured picture is kept")
     seed: int = 0
     pairs: tuple[tuple[str, str], ...] = ()
 
@@ -83,6 +84,7 @@ class Seen:
     colour: str
     counts: np.ndarray | None = None  # colour_counts of the garment; None: it was not found
     group: int = 0  # near-duplicates share it
+    odds: float = 0.0  # probability of its colour, as the colour model sees it
     cloth: np.ndarray | None = None  # Lab (3,)
     even: bool = False  # of one colour, so that it can be recoloured
 
@@ -177,6 +179,7 @@ class Prepared:
                 "sure": round(float(sure.mean()), 4), "agree_where_sure": round(float(right[sure].mean()), 4),
             }  # fmt: skip
             model = fit_colours(counts, labels, tuple(COLOURS))
+        self.colours = model
         doubted = found = 0
         for one in seen:
             if one.counts is None:
@@ -187,6 +190,7 @@ class Prepared:
                 one.colour, doubted = "", doubted + 1
             elif not one.colour and sureness >= self.recipe.sure:
                 one.colour, found = name, found + 1
+            one.odds = float(odds[model.names.index(one.colour)]) if one.colour else 0.0
         self.facts["colours_named"], self.facts["colours_doubted"] = found, doubted
 
     # -- choosing ------------------------------------------------------------------------------------------------------
@@ -220,7 +224,11 @@ class Prepared:
         return [train[i] for i in sorted(kept)]
 
     def _recolourings(self, train: list[Seen]) -> list[tuple[Seen, tuple[str, np.ndarray]]]:
-        """(photograph, (new colour, its Lab)) until every allowed (garment, colour) has `per_pair` pictures."""
+        """(photograph, (new colour, its Lab)) until every allowed (garment, colour) has `per_pair` pictures.
+
+        Sellers' names are not to be trusted one by one, and a print may hide the cloth: a recoloured picture is kept where
+        the colour model sees in it what its caption will say.
+        """
         chance = np.random.default_rng(derive_seed("recolour", self.recipe.seed))
         real = Counter((s.row.garment, s.colour) for s in train)
         cloths = defaultdict(list)  # colour -> the real cloths of it
@@ -228,21 +236,33 @@ class Prepared:
         for one in train:
             if one.cloth is not None and one.even:
                 bases[one.row.garment].append(one)
-                if one.colour:
+                if one.odds >= self.recipe.seen:
                     cloths[one.colour].append(one.cloth)
         made: list[tuple[Seen, tuple[str, np.ndarray]]] = []
-        for garment in sorted(bases):
-            for colour in sorted(COLOURS):
-                missing = self.recipe.per_pair - real[garment, colour]
-                others = [b for b in bases[garment] if b.colour != colour]
-                if garment in PLAIN or (garment, colour) in self.recipe.pairs or missing <= 0:
-                    continue
-                if len(cloths[colour]) < 5 or not others:
-                    continue
-                for i in chance.permutation(len(others))[:missing]:
-                    target = cloths[colour][chance.integers(len(cloths[colour]))]
-                    made.append((others[int(i)], (colour, target)))
+        tried = 0
+        wanted = [(g, c) for g in sorted(bases) for c in sorted(COLOURS) if g not in PLAIN and (g, c) not in self.recipe.pairs]
+        for done, (garment, colour) in enumerate(wanted, 1):
+            missing = self.recipe.per_pair - real[garment, colour]
+            others = [b for b in bases[garment] if b.colour != colour]
+            if len(cloths[colour]) >= 5:
+                for i in chance.permutation(len(others)) if missing > 0 else ():
+                    change = colour, cloths[colour][chance.integers(len(cloths[colour]))]
+                    tried += 1
+                    if self._is_seen(others[int(i)], change):
+                        made.append((others[int(i)], change))
+                        missing -= 1
+                    if missing <= 0:
+                        break
+            self.told("recolouring", done, len(wanted))
+        self.facts["recolourings_tried"] = tried
         return made
+
+    def _is_seen(self, one: Seen, change: tuple[str, np.ndarray]) -> bool:
+        """Whether the colour model sees the new colour in a recoloured photograph."""
+        cut, model = one.mask(), self.colours
+        assert cut is not None and model is not None
+        new = recolour(one.source.pixels(one.row), cut, change[1], one.cloth)
+        return bool(model.probabilities(colour_counts(new, cut)[None])[0, model.names.index(change[0])] >= self.recipe.seen)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

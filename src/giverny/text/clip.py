@@ -197,6 +197,14 @@ class Clip(nn.Module):
     def image_features(self, pixels: Tensor) -> Tensor:  # (B, C, S, S) -> (B, shared), unit length
         return F.normalize(self.visual_projection(self.vision_model(pixels)[1]), dim=-1)
 
+    def looking(self) -> nn.Module:
+        """What the words' side lacks, as one network under the same names: picture tower, its projection, temperature."""
+        side = nn.Module()
+        side.vision_model, side.visual_projection, side.logit_scale = (
+            self.vision_model, self.visual_projection, self.logit_scale,
+        )  # fmt: skip
+        return side
+
 
 class ClipTextEncoder:
     """`TextEncoder` over a text tower: what a denoiser is given to read. Each distinct text is encoded once per call."""

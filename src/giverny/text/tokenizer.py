@@ -73,7 +73,10 @@ class Tokenizer:
         from tokenizers import Tokenizer as Inner
 
         try:
-            return Tokenizer(Inner.from_file(str(path)), length)
+            inner = Inner.from_file(str(path))
+            inner.no_padding()  # published ones may pad and cut by themselves, to lengths of their own
+            inner.no_truncation()
+            return Tokenizer(inner, length)
         except InputError:
             raise
         except Exception as error:  # the library raises bare Exception for a missing or a damaged file

@@ -152,6 +152,7 @@ class ModelRecipe(Frozen):
     scale: LatentScale = LatentScale()
     picture_channels: int = 3
     text: ClipTextRecipe
+    image: ClipImageRecipe | None = None  # CLIP's picture tower, which does not paint; None in models without it
     pooled_width: int
     denoiser: BackboneRecipe
     mask_padding: bool
@@ -169,13 +170,15 @@ class Parts:
     denoiser: DiscreteDenoiser
     codec: Codec
     autoencoder: Autoencoder | None
+    looking: nn.Module | None  # CLIP's picture side, where it is to be stored; None in a painter
 
     def networks(self) -> dict[str, nn.Module]:
         """What a model folder stores, by name."""
         projection = self.encoder.projection
         assert projection is not None
         found: dict[str, nn.Module] = {"text": self.encoder.tower, "projection": projection, "denoiser": self.network}
-        return found | ({"autoencoder": self.autoencoder} if self.autoencoder is not None else {})
+        further = {"autoencoder": self.autoencoder, "image": self.looking}
+        return found | {name: network for name, network in further.items() if network is not None}
 
     @property
     def step(self) -> int:
@@ -201,9 +204,10 @@ def assemble(
     projection: nn.Linear,
     network: Backbone,
     autoencoder: Autoencoder | None,
+    looking: nn.Module | None = None,
 ) -> Parts:
     """Join trained networks, in evaluation mode."""
-    for part in (tower, projection, network, autoencoder):
+    for part in (tower, projection, network, autoencoder, looking):
         if part is not None:
             part.eval().requires_grad_(False)
     codec: Codec
@@ -215,4 +219,4 @@ def assemble(
     encoder = ClipTextEncoder(tower, tokenizer, projection)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
-    return Parts(recipe, encoder, network, denoiser, codec, autoencoder)
+    return Parts(recipe, encoder, network, denoiser, codec, autoencoder, looking)

@@ -20,7 +20,7 @@ from ...base.images import to_tensor
 from ...base.runtime import derive_seed
 from ...checkpoints.native import fill
 from ...data.latents import LatentLoader, statistics, write_latents
-from ...data.loader import Loader
+from ...data.loader import Kept, Loader
 from ...text.clip import Clip
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import Contrast
@@ -56,6 +56,7 @@ class DiffusionWorkshop:
         self.tokenizer: Tokenizer | None = None
         self.denoiser: Backbone | None = None
         self.scale = LatentScale()
+        self._pictures = Kept(self.source, self.recipe.data.size, self.recipe.data.channels)  # by all stages
 
     # -- what the run asks for -----------------------------------------------------------------------------------------
 
@@ -107,6 +108,7 @@ class DiffusionWorkshop:
             self.clip.text_projection,
             self.denoiser,
             self.autoencoder,
+            self.clip.looking(),
         )
 
     def model_recipe(self) -> ModelRecipe:
@@ -116,6 +118,7 @@ class DiffusionWorkshop:
             scale=self.scale,
             picture_channels=recipe.data.channels,
             text=recipe.text.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}),
+            image=recipe.text.image,
             pooled_width=recipe.text.shared_width,
             denoiser=recipe.denoiser.network,
             mask_padding=recipe.denoiser.mask_padding,
@@ -130,6 +133,7 @@ class DiffusionWorkshop:
         return Loader(
             self.source, size=data.size, channels=data.channels, batch=batch, seed=seed, fit=data.fit, flip=data.flip,
             captions=data.captions, workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
+            kept=self._pictures,
         )  # fmt: skip
 
     def _fixed(self) -> Batch:
@@ -176,9 +180,9 @@ class DiffusionWorkshop:
 
     def _keep_autoencoder(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         assert self.recipe.autoencoder is not None
-        network = self.recipe.autoencoder.network.build().to(self.device)
-        fill(network, tensors["autoencoder"], "autoencoder")
-        self.autoencoder = network.eval().requires_grad_(False)
+        network = self.recipe.autoencoder.network.build()
+        fill(network, tensors["autoencoder"], "autoencoder")  # a file's tensors lie on the CPU
+        self.autoencoder = network.to(self.device).eval().requires_grad_(False)
 
     def _tokenizer(self) -> Tokenizer:
         """Learnt from every distinct caption of the data; the same data gives the same tokenizer."""
@@ -204,7 +208,7 @@ class DiffusionWorkshop:
     def _keep_clip(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         clip = self._new_clip()
         fill(clip, tensors["clip"], "CLIP")
-        self.clip = clip.eval().requires_grad_(False)
+        self.clip = clip.to(self.device).eval().requires_grad_(False)
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Raw latents of pixels: mean and standard deviation; of pixels themselves where there is no autoencoder."""
@@ -259,9 +263,9 @@ class DiffusionWorkshop:
 
     def _keep_denoiser(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.latents()
-        network = self.recipe.denoiser.network.build().to(self.device)
+        network = self.recipe.denoiser.network.build()
         fill(network, tensors["denoiser"], "denoiser")
-        self.denoiser = network.eval().requires_grad_(False)
+        self.denoiser = network.to(self.device).eval().requires_grad_(False)
 
 
 class seeded:
