@@ -4,8 +4,8 @@
 
 Each lives in a process of its own, as its users run it, and they paint in turn (A B A B ...), so that a machine whose speed
 drifts drifts for all; minima and medians are printed. diffusers is given its text vectors ready-made (prompt_embeds); our
-time includes reading the words. All guide at every step, but for one: giverny as the model's card has it, where guidance
-rests while noise is highest.
+time includes reading the words. Ratios are of equal precision, float32 or bfloat16. All guide at every step, but for one:
+giverny as the model's card has it, where guidance rests while noise is highest.
 Pictures have the model's own size, rounded up where a side is not divisible by 8, as the peer's pipeline wants it: 28 x 28
 is painted as 32 x 32. The pipeline holds a KL autoencoder and a U-Net that attends to the words; other models are refused.
 What diffusers' own networks lack is added to them in as many operations as it takes: a pooled text vector is handed to the
@@ -40,7 +40,8 @@ from giverny.pipelines.text2image import collect
 
 PROMPT = "a sneaker"
 OWN = "giverny, its own guidance"
-CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers")
+COARSE = ", bfloat16"  # of the networks, the sampler stays exact; of all, for diffusers
+CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers", "giverny" + COARSE, OWN + COARSE, "diffusers" + COARSE)
 
 
 def held_by_peer(recipe: ModelRecipe) -> tuple[UNetRecipe, KLRecipe]:
@@ -112,10 +113,12 @@ def painted_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def contestant(name: str, model: str | None, steps: int, count: int) -> Callable[[], Any]:
     """One painting of `count` pictures, ready to be run again and again. Models are open, nothing else is made before."""
+    coarse, name = name.endswith(COARSE), name.removesuffix(COARSE)
+    precision = torch.bfloat16 if coarse else torch.float32
     backend = "auto" if name in ("giverny", OWN) else "plain"
     folder = find_model(*([model] if model else []))
     card = read_card(folder)
-    painter: Any = family(card.family).open(folder, card, torch.device("cpu"), torch.float32, backend)
+    painter: Any = family(card.family).open(folder, card, torch.device("cpu"), precision, backend)
     width, height = size = painted_size(card.size)
     if name != "diffusers":
         every_step = {"guidance": 2.0, "guidance_from": 0.0, "guidance_to": 1.0}
@@ -124,9 +127,11 @@ def contestant(name: str, model: str | None, steps: int, count: int) -> Callable
         return lambda: collect(painter.paint(requests), requests)
     pipe = peer(painter.parts)
     told, untold = (painter.parts.encoder.encode([text]) for text in (PROMPT, ""))
-    words, none = told.vectors, untold.vectors
+    words, none = told.vectors.to(precision), untold.vectors.to(precision)
+    pipe.to(precision)
     if painter.parts.recipe.denoiser.additive:
-        pipe.unet.pooled = torch.cat([untold.pooled.expand(count, -1), told.pooled.expand(count, -1)])
+        pooled = torch.cat([untold.pooled.expand(count, -1), told.pooled.expand(count, -1)])
+        pipe.unet.pooled = pooled.to(precision)
 
     def theirs() -> Any:
         with torch.inference_mode():
@@ -191,9 +196,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="time the command line from a cold start instead")
     args = parser.parse_args()
     machine = describe_machine()
-    print(
-        f"torch {machine['torch']}, {torch.get_num_threads()} threads, {machine['cpu_capability']}, float32, {args.steps} steps"
-    )
+    print(f"torch {machine['torch']}, {torch.get_num_threads()} threads, {machine['cpu_capability']}, {args.steps} steps")
     if args.cold:
         seconds = cold(args.model, args.steps)
         print(f'giverny paint "{PROMPT}" -n 4, cold: min {min(seconds):.2f} s, median {statistics.median(seconds):.2f} s')
@@ -208,8 +211,9 @@ def main() -> None:
     print(f"{'pictures':>8} {'':26} {'min ms/picture':>15} {'median':>9} {'diffusers / this, minima':>25} {'medians':>8}")
     for count in (1, 4):
         seconds = race(CONTESTANTS, args.model, args.steps, count, args.runs)
-        least, middle = min(seconds["diffusers"]), statistics.median(seconds["diffusers"])
         for name, values in seconds.items():
+            theirs = seconds["diffusers" + COARSE * name.endswith(COARSE)]
+            least, middle = min(theirs), statistics.median(theirs)
             low, mid = min(values), statistics.median(values)
             ours = f"{count:>8} {name:26} {1e3 * low / count:>15.1f} {1e3 * mid / count:>9.1f}"
             print(f"{ours} {least / low:>25.2f} {middle / mid:>8.2f}")

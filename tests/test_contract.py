@@ -130,6 +130,12 @@ def test_saved_and_opened_elsewhere_it_paints_the_same(painter, name, tiny_runs,
     assert np.array_equal(ask(moved, request(9))[0], ask(painter, request(9))[0])
 
 
+def test_in_bfloat16_it_paints_nearly_the_same(painter, name, tiny_runs):
+    coarse = open_painter(tiny_runs[name] / "model", precision="bfloat16")
+    exact, rough = ask(painter, request(9))[0].astype(float), ask(coarse, request(9))[0].astype(float)
+    assert np.abs(exact - rough).mean() < 0.05 * 255
+
+
 def test_a_damaged_model_folder_is_refused(name, tiny_runs, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_runs[name] / "model", folder)

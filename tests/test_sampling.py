@@ -565,6 +565,20 @@ def test_the_network_sees_fractional_times_of_the_batch_in_float32():
     assert out.dtype == torch.bfloat16
 
 
+def test_a_coarse_network_does_not_make_the_sample_coarse():
+    class Network:
+        def prepare(self, condition):
+            return None
+
+        def __call__(self, x, t, prepared, probe=None):
+            assert x.dtype == torch.bfloat16
+            return torch.zeros_like(x)
+
+    x, level = torch.randn(3, 1, 2, 2), level_of(TABLE, torch.tensor(400.0))
+    clean = DiscreteDenoiser(Network(), TABLE, "v", precision=torch.bfloat16)(x, level, None)
+    torch.testing.assert_close(clean, level.alpha.float() * x, rtol=1e-6, atol=1e-6)  # a velocity of 0
+
+
 def test_v_and_sample_networks_start_from_pure_noise_and_epsilon_networks_say_why_not():
     table = zero_terminal(TABLE)
     start = level_of(table, 999)

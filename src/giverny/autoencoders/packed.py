@@ -1,7 +1,7 @@
 """The same decoders, computed with fewer and fused operations on a CPU: for painting. Organs are those of layers/packed.py.
 
-Equal to the plain decoder to rounding, in float32 and without gradients; for all else the plain one is used. A codebook is
-asked as it always is: latents go to the same codes.
+Equal to the plain decoder to rounding, in float32 or bfloat16 and without gradients; for all else the plain one is used. A
+codebook is asked as it always is: latents go to the same codes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ..layers.packed import Conv3, Double, Linear, Norm, Places, Residual, SelfA
 from .codec import Belief, LatentCodec
 from .kl import KLAutoencoder, PlaceAttention, Trunk
 from .vq import VQAutoencoder
+
+PRECISIONS = (torch.float32, torch.bfloat16)
 
 
 class PackedPlaceAttention:
@@ -71,7 +73,7 @@ class PackedAutoencoder:
         return self.plain.encode(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or latents.dtype != torch.float32:  # what only the plain network can do
+        if torch.is_grad_enabled() or latents.dtype not in PRECISIONS:  # what only the plain network can do
             return self.plain.decode(latents)
         return self.decoder(self.plain.quantize(latents) if isinstance(self.plain, VQAutoencoder) else latents)
 

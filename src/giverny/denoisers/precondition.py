@@ -34,7 +34,7 @@ class DiscreteDenoiser:
     """A network with a training table, as a denoiser (contracts.Denoise).
 
     network: predicts epsilon, v or the sample from a variance-preserving x. table: (T,) alphas_cumprod.
-    can: what the network allows, out of {"grad", "probe"}.
+    can: what the network allows, out of {"grad", "probe"}. precision: what it calculates in, whatever x is in; None: x's.
     Levels may be in any form; x is brought to alpha^2 + sigma^2 = 1 before the network sees it, so that
     variance-exploding samplers work as well. Times between two entries of the table are fractional.
     """
@@ -45,9 +45,10 @@ class DiscreteDenoiser:
         table: Tensor,
         prediction: Prediction,
         can: frozenset[str] = frozenset({"grad", "probe"}),
+        precision: torch.dtype | None = None,
     ) -> None:
         choose(prediction, PREDICTIONS, "prediction type")
-        self.network, self.prediction, self.can = network, prediction, can
+        self.network, self.prediction, self.can, self.precision = network, prediction, can, precision
         self.table = table.detach().to("cpu", torch.float64)
         self.moments: dict[tuple[Any, ...], Moment] = {}
 
@@ -57,7 +58,8 @@ class DiscreteDenoiser:
     def __call__(self, x: Tensor, level: NoiseLevel, prepared: Prepared, probe: Probe | None = None) -> Tensor:
         """The clean estimate, (B, ...) in x's dtype. level: () or (B,). Raises InputError as `Moment.of`."""
         moment = self._moment(level, x)
-        out = self.network(x * moment.inward, moment.times.expand(len(x)), prepared, probe).to(x.dtype)
+        seen = (x * moment.inward).to(self.precision or x.dtype)
+        out = self.network(seen, moment.times.expand(len(x)), prepared, probe).to(x.dtype)
         if self.prediction == "sample":
             return out
         # A condition of k times the sample's rows has k estimates of each: they are told apart by a dimension of their own.

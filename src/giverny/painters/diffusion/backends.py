@@ -34,6 +34,6 @@ def choose_backend(parts: Parts, wanted: str, device: torch.device, precision: t
         return None
     recipe = parts.recipe
     packed = DiscreteDenoiser(
-        PackedUNet(parts.network), recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"})
+        PackedUNet(parts.network), recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}), precision
     )
     return packed, "packed"

@@ -117,7 +117,8 @@ class DiffusionPainter:
         shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others)
-        noise = PictureNoise(streams, shape, self.precision, self.device)
+        # Networks may be coarse; the sum of all steps is not.
+        noise = PictureNoise(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
         start = noise.initial(spread[0])
         kept = [self._pixels(start)] if trace else []  # (B, H, W, 3) per moment: the sample itself, noise first
         walk = self.sampler(knobs)(estimate, start, spread, noise)

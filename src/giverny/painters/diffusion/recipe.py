@@ -215,7 +215,8 @@ def assemble(
         codec = LatentCodec(autoencoder, recipe.autoencoder.latent_channels, recipe.autoencoder.factor, recipe.scale)
     else:
         codec = PixelCodec(recipe.picture_channels)
-    denoiser = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction)
+    precision = next(network.parameters()).dtype
+    denoiser = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction, precision=precision)
     encoder = ClipTextEncoder(tower, tokenizer, projection)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
