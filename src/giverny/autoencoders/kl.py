@@ -41,6 +41,9 @@ class Sizes(Frozen):
     dropout: float = Field(0.0, ge=0, lt=1)
     patch: int = Field(1, ge=1, description="pixels along a side of a patch; patches enter and leave the networks whole")
     straight: bool = Field(False, description="a linear path beside the networks, begun as principal components of the data")
+    whiteness: float = Field(
+        0.5, ge=0, le=1, description="1: components begin equally large, 0: as large as they are in pixels"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -187,21 +190,24 @@ class Straight(nn.Module):
 
     def __init__(self, recipe: Sizes) -> None:
         super().__init__()
-        self.factor = recipe.factor
+        self.factor, self.whiteness = recipe.factor, recipe.whiteness
         pixels = recipe.picture_channels * recipe.factor**2
         self.inward = nn.Conv2d(pixels, recipe.latent_channels, 1)
         self.outward = nn.Conv2d(recipe.latent_channels, pixels, 1)
 
     @torch.no_grad()
     def prime(self, pixels: Tensor) -> None:
-        """Latents of unit variance along the axes on which these pictures (B, C, H, W) vary most, most telling first."""
+        """Latents along the axes on which these pictures (B, C, H, W) vary most, most telling first, of unit variance on
+        average. Were all equally large, noise would drown colour and outline no later than the finest detail, and a
+        denoiser's errors in them would weigh no more."""
         rows = F.pixel_unshuffle(pixels, self.factor).movedim(1, -1).flatten(0, -2).double()  # (N, C f f)
         middle = rows.mean(0)
         rows = rows - middle
         power, axes = torch.linalg.eigh(rows.T @ rows / len(rows))  # ascending
         axes, power = axes.flip(1).T[: self.inward.out_channels], power.flip(0)[: self.inward.out_channels]
         axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # whichever way the library turned them
-        size = power.clamp(min=1e-12).sqrt()[:, None]
+        size = power.clamp(min=1e-12).sqrt()[:, None] ** self.whiteness
+        size *= (power[:, None] / size**2).mean().sqrt()
         self.inward.weight.copy_((axes / size)[:, :, None, None])
         self.inward.bias.copy_(-(axes / size) @ middle)
         self.outward.weight.copy_((axes * size).T[:, :, None, None])
