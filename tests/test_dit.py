@@ -384,7 +384,7 @@ def test_the_speed_benchmark_fits_the_size_and_refuses_what_its_peer_cannot_hold
         )  # fmt: skip
 
     assert paint.held_by_peer(card()) == (PAINTER.tiny().denoiser.network, PAINTER.tiny().autoencoder.network)
-    with pytest.raises(InputError, match="U-Net with cross-attention alone; given 'dit'"):
+    with pytest.raises(InputError, match="U-Net with cross-attention; given 'dit'"):
         paint.held_by_peer(card(tiny().denoiser.network))
     with pytest.raises(InputError, match="KL autoencoder; given 'vq'"):
         paint.held_by_peer(card(autoencoder=VQRecipe(channels=(8, 16), blocks=1, groups=4, middle_attention=False)))
