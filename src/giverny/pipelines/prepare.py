@@ -224,7 +224,7 @@ class Prepared:
         return [train[i] for i in sorted(kept)]
 
     def _recolourings(self, train: list[Seen]) -> list[tuple[Seen, tuple[str, np.ndarray]]]:
-        """(photograph, (new colour, its Lab)) until every allowed (garment, colour) has `per_pair` pictures.
+        """(photograph, (new colour, the picture made)) until every allowed (garment, colour) has `per_pair` pictures.
 
         Sellers' names are not to be trusted one by one, and a print may hide the cloth: a recoloured picture is kept where
         the colour model sees in it what its caption will say.
@@ -246,10 +246,10 @@ class Prepared:
             others = [b for b in bases[garment] if b.colour != colour]
             if len(cloths[colour]) >= 5:
                 for i in chance.permutation(len(others)) if missing > 0 else ():
-                    change = colour, cloths[colour][chance.integers(len(cloths[colour]))]
                     tried += 1
-                    if self._is_seen(others[int(i)], change):
-                        made.append((others[int(i)], change))
+                    new = self._recoloured(others[int(i)], colour, cloths[colour][chance.integers(len(cloths[colour]))])
+                    if new is not None:
+                        made.append((others[int(i)], (colour, new)))
                         missing -= 1
                     if missing <= 0:
                         break
@@ -257,12 +257,13 @@ class Prepared:
         self.facts["recolourings_tried"] = tried
         return made
 
-    def _is_seen(self, one: Seen, change: tuple[str, np.ndarray]) -> bool:
-        """Whether the colour model sees the new colour in a recoloured photograph."""
+    def _recoloured(self, one: Seen, colour: str, target: np.ndarray) -> np.ndarray | None:
+        """The picture as `_picture`, its cloth moved to a Lab colour; None where the colour model does not see the new one."""
         cut, model = one.mask(), self.colours
         assert cut is not None and model is not None
-        new = recolour(one.source.pixels(one.row), cut, change[1], one.cloth)
-        return bool(model.probabilities(colour_counts(new, cut)[None])[0, model.names.index(change[0])] >= self.recipe.seen)
+        new = recolour(one.source.pixels(one.row), cut, target, one.cloth)
+        seen = model.probabilities(colour_counts(new, cut)[None])[0, model.names.index(colour)] >= self.recipe.seen
+        return self._picture(one, new) if seen else None
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -272,7 +273,7 @@ class Prepared:
         show = set(np.random.default_rng(0).permutation(len(chosen))[:96].tolist())
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for number, (one, change) in enumerate(chosen):
-                picture = self._picture(one, change)
+                picture = change[1] if change else self._picture(one, one.source.pixels(one.row))
                 name = f"images/{number:05d}.webp"
                 archive.writestr(_entry(name), _webp(picture))
                 lines.append(json.dumps({"file_name": name, **_said(one, change)}, ensure_ascii=False))
@@ -283,14 +284,11 @@ class Prepared:
             archive.writestr(_entry("metadata.jsonl"), "\n".join(lines) + "\n")
         return grid(shown, columns=12) if shown else np.zeros((1, 1, 3), np.uint8)
 
-    def _picture(self, one: Seen, change: tuple[str, np.ndarray] | None) -> np.ndarray:
+    def _picture(self, one: Seen, pixels: np.ndarray) -> np.ndarray:
         """uint8 (S, S, 3): the garment as photographed or recoloured; from home, alone on white."""
-        pixels, cut = one.source.pixels(one.row), one.mask()
-        if change is not None and cut is not None:
-            pixels = recolour(pixels, cut, change[1], one.cloth)
-        if one.row.place == "home" and cut is not None:
-            pixels = alone(pixels, cut)
-        return resize(pixels, (self.recipe.size,) * 2)
+        cut = one.mask()
+        shown = alone(pixels, cut) if one.row.place == "home" and cut is not None else pixels
+        return resize(shown, (self.recipe.size,) * 2)
 
 
 def alone(pixels: np.ndarray, cut: np.ndarray, margin: float = 0.06) -> np.ndarray:
