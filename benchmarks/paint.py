@@ -5,7 +5,7 @@
 Each lives in a process of its own, as its users run it, and they paint in turn (A B A B ...), so that a machine whose speed
 drifts drifts for all; minima and medians are printed. diffusers is given its text vectors ready-made (prompt_embeds); our
 time includes reading the words. Ratios are of equal precision, float32 or bfloat16. All guide at every step, but for one:
-giverny as the model's card has it, where guidance rests while noise is highest.
+giverny as the model's card has it, where guidance may rest while noise is highest and serve for several steps.
 Pictures have the model's own size, rounded up where a side is not divisible by 8, as the peer's pipeline wants it: 28 x 28
 is painted as 32 x 32. The pipeline holds a KL autoencoder and a U-Net that attends to the words; other models are refused.
 What diffusers' own networks lack is added to them in as many operations as it takes: a pooled text vector is handed to the
@@ -121,7 +121,7 @@ def contestant(name: str, model: str | None, steps: int, count: int) -> Callable
     painter: Any = family(card.family).open(folder, card, torch.device("cpu"), precision, backend)
     width, height = size = painted_size(card.size)
     if name != "diffusers":
-        every_step = {"guidance": 2.0, "guidance_from": 0.0, "guidance_to": 1.0}
+        every_step = {"guidance": 2.0, "guidance_from": 0.0, "guidance_to": 1.0, "guidance_every": 1}
         knobs = {"steps": steps, "sampler": "dpm++ 2m", **({} if name == OWN else every_step)}
         requests = [Request(prompt=PROMPT, seed=i, size=size, id=str(i), knobs=knobs) for i in range(count)]
         return lambda: collect(painter.paint(requests), requests)

@@ -678,6 +678,32 @@ def test_guidance_acts_only_inside_its_interval():
     assert denoise.prepared == 2  # once for each set of branches, however often they alternate
 
 
+def test_guidance_may_be_kept_for_some_estimates():
+    positive, negative = condition(), condition()
+    x, far, near = torch.randn(2, 4, 3, 3, dtype=torch.float64), level_of(TABLE, 700), level_of(TABLE, 600)
+    denoise, exact, alone = Listening(), Listening(), Listening()
+    estimate = guided(denoise, classifier_free(positive, negative, 3.0, (0.0, 0.9)), 5, every=3)
+    full = guided(exact, classifier_free(positive, negative, 3.0), 5)
+
+    def unguided(level):
+        return alone(x, level, alone.prepare(positive))
+
+    torch.testing.assert_close(estimate(x, far, 0), full(x, far, 0))
+    pushed = full(x, far, 0) - unguided(far)
+    torch.testing.assert_close(estimate(x, near, 1), unguided(near) + pushed)
+    torch.testing.assert_close(estimate(x, near, 2), unguided(near) + pushed)
+    torch.testing.assert_close(estimate(x, near, 3), full(x, near, 3))  # each third is exact
+    noise = NoiseLevel(torch.tensor(0.0), torch.tensor(1.0))
+    torch.testing.assert_close(estimate(x, noise, 4), unguided(noise))  # outside the interval nothing is added
+    torch.testing.assert_close(estimate(x, far, 4), full(x, far, 4))  # and what was kept is forgotten
+    assert denoise.rows == [4, 2, 2, 4, 2, 4]
+    assert denoise.prepared == 2
+    every_call = guided(exact, classifier_free(positive, negative, 3.0), 5, every=1)
+    assert all(torch.equal(every_call(x, level, 0), full(x, level, 0)) for level in (far, near))
+    with pytest.raises(InputError, match="more seldom"):
+        guided(exact, classifier_free(positive, negative, 3.0), 5, every=0)
+
+
 def test_impossible_guidance_is_refused():
     with pytest.raises(InputError, match="negative"):
         classifier_free(condition(), None, 2.0)

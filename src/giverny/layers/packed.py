@@ -45,10 +45,11 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.detach()  # (outputs, inputs)
         self.across = self.weight.t()
-        self.bias = torch.zeros(weight.shape[0], dtype=weight.dtype) if bias is None else bias.detach()
+        self.added = None if bias is None else bias.detach()
+        self.bias = torch.zeros(weight.shape[0], dtype=weight.dtype) if self.added is None else self.added
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.added)
 
     def onto(self, other: Tensor, x: Tensor) -> Tensor:
         sum_ = torch.add(other, self.bias)

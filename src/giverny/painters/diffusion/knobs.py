@@ -23,4 +23,7 @@ class DiffusionKnobs(Knobs):
     )
     guidance_from: float = Field(0.0, ge=0, le=1, description="guide only above this noise position (0 clean, 1 noise)")
     guidance_to: float = Field(1.0, ge=0, le=1, description="guide only below this noise position")
+    guidance_every: int = Field(
+        1, ge=1, le=100, description="work guidance out at every n-th estimate and keep it in between: faster, less exact"
+    )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")

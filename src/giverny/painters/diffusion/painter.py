@@ -112,7 +112,7 @@ class DiffusionPainter:
             yield Started(request.id, spread.steps)
         positive, negative = self._conditions(requests)
         plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
-        estimate = guided(self.denoise, plan, spread.steps)
+        estimate = guided(self.denoise, plan, spread.steps, every=knobs.guidance_every)
         codec = self.codec
         shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
