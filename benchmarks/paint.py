@@ -38,7 +38,7 @@ from giverny.denoisers.unet import UNetRecipe
 from giverny.painters.diffusion.recipe import ModelRecipe
 from giverny.pipelines.text2image import collect
 
-PROMPT = "a sneaker"
+PROMPT = "a red dress"
 OWN = "giverny, its own guidance"
 COARSE = ", bfloat16"  # of the networks, the sampler stays exact; of all, for diffusers
 CONTESTANTS = ("giverny", OWN, "giverny (plain backend)", "diffusers", "giverny" + COARSE, OWN + COARSE, "diffusers" + COARSE)
@@ -176,7 +176,7 @@ def race(names: Sequence[str], model: str | None, steps: int, count: int, runs: 
 
 
 def cold(model: str | None, steps: int) -> list[float]:
-    """Seconds of `giverny paint "a sneaker" -n 4` as a process of its own."""
+    """Seconds of `giverny paint "a red dress" -n 4` as a process of its own."""
     seconds = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ import torch
 
 from conftest import FIXTURES
 from giverny.assembly import PACKAGE, describe_model, open_painter
+from giverny.base.lab import to_lab
 from giverny.checkpoints.native import read_card
 from giverny.data.arrays import open_idx
 from giverny.pipelines.text2image import paint
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("shelf")
 
 
 def test_something_ships():
-    assert "fashion-mnist" in {p.name for p in SHELF}
+    assert {"fashion-mnist", "wardrobe"} <= {p.name for p in SHELF}
 
 
 @pytest.mark.parametrize("folder", SHELF, ids=lambda p: p.name)
@@ -56,6 +57,28 @@ def test_fashion_mnist_paints_the_class_it_is_asked_for():
     assert painted > on_real - 0.1
     unlike = right(np.stack([p.pixels[..., 0] for p in pictures]), np.repeat(np.arange(10)[::-1], 8))
     assert unlike < 0.3  # and it can tell when the words are wrong
+
+
+def cloth_of(pixels):
+    """Mean colour, in Lab, of what is not white ground in the middle half of a picture (H, W, 3)."""
+    height, width = pixels.shape[:2]
+    middle = pixels[height // 4 : -height // 4, width // 4 : -width // 4]
+    lab = to_lab(middle)
+    thing = middle.min(axis=2) < 230
+    return lab[thing].mean(0) if thing.any() else lab.reshape(-1, 3).mean(0)
+
+
+@pytest.mark.parametrize("name", [p.name for p in SHELF if p.name.startswith("wardrobe")])
+def test_a_wardrobe_paints_the_colour_it_is_asked_for(name):
+    """Against the plain names of colours: of eight well apart, the cloth's is the nearest to the one asked for."""
+    plain = {"red": (200, 25, 35), "green": (40, 130, 60), "blue": (45, 90, 190), "yellow": (235, 205, 60),
+             "black": (25, 25, 25), "pink": (235, 120, 165), "brown": (110, 70, 45), "purple": (110, 60, 140)}  # fmt: skip
+    labs = np.stack([to_lab(np.array([[colour]], np.uint8))[0, 0] for colour in plain.values()])
+    painter, garments = open_painter(PACKAGE / "shelf" / name), ("dress", "t-shirt", "skirt")
+    pictures = paint(painter, *(f"a {c} {g}" for c in plain for g in garments), n=2, seed=40, steps=12)
+    found = [int(np.linalg.norm(labs - cloth_of(p.pixels), axis=1).argmin()) for p in pictures]
+    asked = np.repeat(np.arange(len(plain)), len(garments) * 2)
+    assert np.mean(np.array(found) == asked) > 0.6, [list(plain)[i] for i in found]
 
 
 def test_pictures_of_one_prompt_differ():

@@ -90,11 +90,13 @@ def test_vq_equals_diffusers(name: str, legacy: bool, seed: int) -> None:
     )
     theirs.quantize.legacy = legacy
     randomise(theirs, seed).train()
-    ours = recipe.build().train()
-    ours.load_state_dict(theirs.state_dict())
     torch.manual_seed(seed)
     pixels = torch.rand(2, recipe.picture_channels, height, width) * 2 - 1
     latents = theirs.encode(pixels).latents
+    met = latents.detach().movedim(1, -1).flatten(0, -2)  # codes lie among the latents, so that several are taken
+    theirs.quantize.embedding.weight.data = met[torch.randint(len(met), (recipe.codes,))] + 0.1 * torch.randn(recipe.codes, 1)
+    ours = recipe.build().train()
+    ours.load_state_dict(theirs.state_dict())
     expected = theirs.decode(latents)
     belief = ours.encode(pixels)
     given, terms = ours.decode(belief.sample(torch.zeros(1))), belief.loss_terms()

@@ -336,9 +336,9 @@ def run(*args, code=0):
     return result
 
 
-def test_walk_writes_frames_that_reproduce_and_replaces_nothing(tmp_path):
+def test_walk_writes_frames_that_reproduce_and_replaces_nothing(shelf, tmp_path):
     out = tmp_path / "out"
-    flags = ["--frames", 7, "--steps", 3, "--sampler", "euler a", "-o", out, "--json"]
+    flags = ["-m", "fashion-mnist", "--frames", 7, "--steps", 3, "--sampler", "euler a", "-o", out, "--json"]
     lines = run("walk", "a sneaker", "an ankle boot", "a bag", "--seeds", "1,7,3", *flags, "--fps", 12).stdout.splitlines()
     told = [json.loads(line) for line in lines]
     frames = [f"{i:05d}.png" for i in range(7)]
@@ -348,7 +348,7 @@ def test_walk_writes_frames_that_reproduce_and_replaces_nothing(tmp_path):
         assert json.loads(run("reproduce", out / name, "--json").stdout.splitlines()[-1])["same"] is True, name
     second = read_provenance(out / "00001.png").request
     assert second.toward.prompt == "an ankle boot" and second.variation == Variation(seed=7, strength=second.toward.share)
-    plain = paint(open_painter(), "an ankle boot", seed=7, steps=3, sampler="euler a")[0].pixels
+    plain = paint(shelf, "an ankle boot", seed=7, steps=3, sampler="euler a")[0].pixels
     assert abs(read_picture(out / "00003.png").astype(int) - plain).max() <= 1  # at a station
     with Image.open(out / "walk.gif") as film:
         assert film.info["loop"] == 0 and film.n_frames == 7 and film.size == (112, 112)
@@ -362,7 +362,8 @@ def test_walk_writes_frames_that_reproduce_and_replaces_nothing(tmp_path):
     assert kept["smoothness"]["conditions"]["knobs"]["sampler"] == "euler a"
     assert [s["seed"] for s in kept["stations"]] == [1, 7, 3]
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    said = run("walk", "a dress", "a coat", "--loop", "--even", "--frames", 3, "--steps", 2, "-o", out, "--seed", 5).output
+    again = ["-m", "fashion-mnist", "--loop", "--even", "--frames", 3, "--steps", 2, "-o", out, "--seed", 5]
+    said = run("walk", "a dress", "a coat", *again).output
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.name in before} == before
     new = "00007.png 00008.png 00009.png walk-00007.gif sheet-00007.png walk-00007.json"
     assert {p.name for p in out.iterdir()} - set(before) == set(new.split())

@@ -2,7 +2,7 @@
 
 >>> import giverny
 >>> painter = giverny.open_painter()
->>> pictures = giverny.paint(painter, "a sneaker", n=4)
+>>> pictures = giverny.paint(painter, "a red dress", n=4)
 >>> giverny.contact_sheet(pictures)
 
 Importing the package does no work; each name below is fetched from its room when it is first used.

@@ -38,7 +38,7 @@ from .text.tokenizer import Tokenizer
 from .training.parallel import World, world
 
 PACKAGE = Path(__file__).parent
-DEFAULT_MODEL = "fashion-mnist"
+DEFAULT_MODEL = "wardrobe"
 
 
 def families() -> tuple[str, ...]:

@@ -28,4 +28,4 @@ def command(out: Path, voice: Voice) -> None:
     traced = paint_into(painter, requests_for(prompts[:5], 1, SEED), out / "evolution", True, voice)
     voice.say(f"\n{len(pictures)} pictures and their contact sheet: {out / 'sheet-00000.png'} (or the newest sheet-*.png)")
     voice.say(f"{len(traced)} evolutions from noise: {out / 'evolution' / 'sheet-00000-evolution.png'}")
-    voice.say('\nNext: giverny paint "a sneaker" -n 4        giverny paint --help')
+    voice.say('\nNext: giverny paint "a red dress" -n 4        giverny paint --help')

@@ -60,7 +60,7 @@ def command(
     """Paint PROMPTs. Pictures are 00000.png, 00001.png, ..., overviews sheet-*.png; existing files are never replaced.
 
     \b
-    giverny paint "a sneaker" -n 4
+    giverny paint "a red dress" -n 4
     giverny paint "a dress" "a coat" --steps 30 --guidance 2 -o clothes --trace
     """
     import secrets

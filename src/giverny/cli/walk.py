@@ -58,7 +58,7 @@ def command(
     are done stay, without the other files.
 
     \b
-    giverny walk "a sneaker" "an ankle boot" --seed 1
+    giverny walk "a red dress" "a blue dress" --seed 1
     giverny walk "a dress" --seeds 1,7,42 --loop --frames 48
     giverny walk "a dress" "a coat" --seeds 1,7 --even
     """

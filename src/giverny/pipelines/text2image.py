@@ -39,7 +39,7 @@ def paint(
 ) -> list[Picture]:
     """Paint and wait: n pictures of each prompt, in order. Raises InputError where a request cannot be painted.
 
-    >>> pictures = paint(open_painter(), "a sneaker", "a dress", n=4, guidance=2.0)
+    >>> pictures = paint(open_painter(), "a red dress", "a black t-shirt", n=4, guidance=2.0)
     """
     wanted = requests_for(prompts, n, seed, negative, size, knobs)
     return list(collect(painter.paint(wanted), wanted))
