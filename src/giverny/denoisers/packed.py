@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..base.contracts import Condition, Probe
 from ..layers.attention import Attention
 from ..layers.blocks import sinusoid
-from ..layers.packed import Conv3, Double, Linear, Norm, Places, Residual, SelfAttention, places, tokens
+from ..layers.packed import Conv3, Double, Gated, Linear, Norm, Places, Residual, SelfAttention, places, tokens
 from .prepared import Prepared
 from .unet import SpatialTransformer, TransformerBlock, UNet
 
@@ -54,7 +54,7 @@ def _numbers(norm: nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float
 @dataclass(frozen=True)
 class Folded:
     """Words as one attention sees them, its maps for queries and results multiplied in: what is left per step are two
-    products. keys (B, C, heads * L); bias (B, 1, heads * L), -inf where masked; values (B, heads * L, C)."""
+    products. keys (B, C, L * heads); bias (B, 1, L * heads), -inf where masked; values (B, L * heads, C)."""
 
     keys: Tensor
     bias: Tensor
@@ -81,14 +81,14 @@ class WordAttention:
         if count > width:
             return keys_values
         to_q = self.inward.across.view(width, self.heads, -1)
-        keys = torch.einsum("chd,bhld->bchl", to_q, k) * k.shape[-1] ** -0.5
-        own = torch.einsum("hd,bhld->bhl", self.inward.bias.view(self.heads, -1), k) * k.shape[-1] ** -0.5
-        bias = torch.einsum("c,bchl->bhl", shift, keys) + own
+        keys = torch.einsum("chd,bhld->bclh", to_q, k) * k.shape[-1] ** -0.5
+        own = torch.einsum("hd,bhld->blh", self.inward.bias.view(self.heads, -1), k) * k.shape[-1] ** -0.5
+        bias = torch.einsum("c,bclh->blh", shift, keys) + own
         if mask is not None:
-            bias = bias.masked_fill(~mask[:, 0], float("-inf"))
+            bias = bias.masked_fill(~mask[:, 0].mT, float("-inf"))
         # A head's weights sum to 1: each carries its part of the bias.
         to_out = self.outward.across.view(self.heads, -1, len(self.outward.weight))
-        values = torch.einsum("bhld,hdc->bhlc", v, to_out) + self.outward.bias / self.heads
+        values = torch.einsum("bhld,hdc->blhc", v, to_out) + self.outward.bias / self.heads
         return Folded((keys * scale[:, None, None]).flatten(2), bias.flatten(1)[:, None], values.flatten(1, 2))
 
     def __call__(self, x: Tensor, words: Folded | tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
@@ -97,7 +97,8 @@ class WordAttention:
         if isinstance(words, Folded):
             scores = torch.baddbmm(words.bias, F.layer_norm(x, shape, None, None, eps), words.keys)
             rows, places_, count = scores.shape
-            weights = scores.view(rows, places_, self.heads, -1).softmax(-1).view(rows, places_, count)
+            # heads last: a sum over words that lie apart in memory is taken for many at once
+            weights = scores.view(rows, places_, -1, self.heads).softmax(2).view(rows, places_, count)
             return torch.baddbmm(x, weights, words.values)
         q = self.inward(F.layer_norm(x, shape, scale, shift, eps)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         out = F.scaled_dot_product_attention(q, *words, attn_mask=mask)
@@ -109,15 +110,14 @@ class Block:
         self.norm1, self.norm3 = (_numbers(n) for n in (block.norm1, block.norm3))
         self.own = SelfAttention(block.attn1)
         self.words = WordAttention(block.attn2, block.norm2) if block.crosses else None
-        self.wide = Linear(block.ff.net[0].proj.weight, block.ff.net[0].proj.bias)
+        self.wide = Gated(block.ff.net[0].proj.weight, block.ff.net[0].proj.bias)
         self.narrow = Linear(block.ff.net[2].weight, block.ff.net[2].bias)
 
     def __call__(self, x: Tensor, words: Words, mask: Tensor | None) -> Tensor:
         x = self.own(x, F.layer_norm(x, *self.norm1))
         if self.words is not None:
             x = self.words(x, next(words), mask)
-        value, gate = self.wide(F.layer_norm(x, *self.norm3)).chunk(2, dim=-1)
-        return self.narrow.onto(x, F.gelu(gate).mul_(value))
+        return self.narrow.onto(x, self.wide(F.layer_norm(x, *self.norm3)))
 
 
 class Transformer:
