@@ -1,0 +1,267 @@
+"""What an experiment asks, as TOML: a base, axes of changes, seeds, prompts, scores; the cells of it; and the table it ends in.
+
+A cell is one value of every axis; the first values together are the base cell, which the others are held against. A
+positive control is the base cell made worse on purpose. Whoever carries a cell out makes of it what its names mean
+(`experiment.Atelier`); here they are words.
+
+`base = "other.toml"` at the head of the file is the usual way to say only what differs from another experiment.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from ..base.contracts import Frozen, Score
+from ..base.errors import choose
+from ..base.recipe import Recipe, check, override, read_recipe
+from .statistics import Verdict, judge
+
+Seed = Annotated[int, Field(ge=0, lt=2**40)]
+
+BEFORE = ("control", "seed")  # columns of the table, after those of the axes
+AFTER = ("training seconds", "painting seconds", "fingerprint", "training", "painting", "reason")  # after those of the scores
+APART = 1_000_000  # between the painting seeds of one seed and the next
+
+
+def _named(value: str) -> str:
+    if not value or value != value.strip() or re.search("[=,\n]", value):
+        raise ValueError("wanted a name without '=' and ',', and without spaces at its ends")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_named)]
+
+
+def _seconds(value: Any) -> Any:
+    """A time such as 90s, 10m or 1.5h in seconds; what is no text passes."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+\.?\d*)([smh])", value.strip())
+    if found is None:
+        raise ValueError("wanted seconds, or a time such as 90s, 10m or 1.5h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _assigned(values: tuple[str, ...]) -> tuple[str, ...]:
+    override({}, values)  # refuses what is no assignment
+    return values
+
+
+Assignments = Annotated[tuple[str, ...], AfterValidator(_assigned)]
+
+
+class Change(Frozen):
+    """What a cell has that the base has not."""
+
+    model: str | None = Field(None, description="a finished model instead of a training")
+    overrides: Assignments = Field((), description='entries of the recipe, such as "denoiser.loop.batch=64"')
+    knobs: Assignments = Field((), description='settings of the painting, such as "guidance=3"; these train nothing anew')
+
+    @property
+    def touched(self) -> set[str]:
+        """What is changed, whatever it is changed to."""
+        named = {f"{kind}.{a.partition('=')[0].strip()}" for kind in ("overrides", "knobs") for a in getattr(self, kind)}
+        return named | ({"model"} if self.model is not None else set())
+
+
+class Axis(Frozen):
+    """One thing that is varied. Its first value belongs to the base cell."""
+
+    name: Name
+    values: dict[Name, Assignments | Change] = Field(min_length=1, description="a list is one of overrides")
+
+    @property
+    def changes(self) -> dict[str, Change]:
+        return {n: value if isinstance(value, Change) else Change(overrides=value) for n, value in self.values.items()}
+
+    @property
+    def touched(self) -> set[str]:
+        return set[str]().union(*(change.touched for change in self.changes.values()))
+
+
+class Control(Change):
+    """A cell known to be worse than the base. An instrument that does not find it so cannot judge here."""
+
+    name: Name
+    share: float = Field(1.0, gt=0, le=1, description="of the budget of the others")
+
+
+class Cell(Frozen):
+    """One thing to train (or open), paint with and measure, for every seed."""
+
+    values: dict[str, str]  # axis -> value
+    control: str | None = None
+    recipe: str | None
+    preset: str | None = None
+    model: str | None  # where there is one, nothing is trained
+    overrides: tuple[str, ...] = ()
+    knobs: tuple[str, ...] = ()
+    share: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """How sentences call it."""
+        named = ", ".join(f"{axis}={value}" for axis, value in self.values.items())
+        return f"control {self.control}" if self.control is not None else named or "base"
+
+
+class ExperimentRecipe(Recipe):
+    """Cells x seeds, each trained under one budget, painted with one list of prompts and measured by the same scores."""
+
+    title: str
+    question: str = Field(description="what is to be decided")
+    recipe: str | None = Field(None, description="what is trained: a recipe's name or file")
+    preset: str | None = Field(None, description="of the recipe")
+    model: str | None = Field(None, description="instead of a recipe: a finished model, of which only knobs can be varied")
+    overrides: Assignments = Field((), description="of the recipe, in all cells")
+    knobs: Assignments = Field((), description="of the painting, in all cells")
+    budget: Annotated[float, BeforeValidator(_seconds)] | None = Field(
+        None, gt=0, description='of each training, the same for all: seconds, or "10m"'
+    )
+    seeds: tuple[Seed, ...] = Field(min_length=1, description="each trains and paints every cell once")
+    prompts: tuple[str, ...] = Field(min_length=1, description="pictures take them in turn")
+    pictures: int = Field(ge=1, le=APART, description="of each cell and seed")
+    measure: tuple[Name, ...] = Field((), description="names of scores")
+    primary: str | None = Field(None, description="the score that decides")
+    better: Literal["higher", "lower"] | None = Field(None, description="values of it")
+    against: Literal["base", "each other"] = Field("base", description="what every cell is compared with")
+    axis: tuple[Axis, ...] = ()
+    control: tuple[Control, ...] = ()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ExperimentRecipe:
+        if (self.recipe is None) == (self.model is None):
+            raise ValueError("wanted a recipe or a model, one of the two")
+        axes, controls = [axis.name for axis in self.axis], [control.name for control in self.control]
+        for what, names in ("axes", axes), ("controls", controls), ("seeds", self.seeds), ("scores", self.measure):
+            twice = [str(name) for name, times in Counter[Any](names).items() if times > 1]
+            if twice:
+                raise ValueError(f"wanted {what} that differ; {', '.join(twice)} stands there twice")
+        taken = sorted({*axes} & {*BEFORE, *AFTER, *self.measure})
+        if taken:
+            raise ValueError(f"wanted axes with names of their own; the table has a column {taken[0]} already")
+        if self.primary is None and (self.measure or self.control):
+            raise ValueError("wanted a primary score: it decides, and controls are tested with it")
+        if self.primary is not None:
+            choose(self.primary, self.measure, "score that is measured, as primary")
+            if self.better is None:
+                raise ValueError(f"wanted better = 'higher' or 'lower': which values of {self.primary} are")
+        for one, two in combinations(self.axis, 2):
+            both = sorted(one.touched & two.touched)
+            if both:
+                raise ValueError(f"wanted axes that change different things; {one.name} and {two.name} both change {both[0]}")
+        for cell in cells(self):
+            if cell.model is not None and (cell.overrides or cell.share != 1):
+                raise ValueError(f"wanted knobs alone for a finished model ({cell.label}); overrides and share need a training")
+            if cell.model is None and self.budget is None:
+                raise ValueError(f"wanted a budget for what is trained ({cell.label})")
+        return self
+
+
+def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentRecipe:
+    """A checked experiment from a TOML file. Raises InputError that names every mistake."""
+    return check(ExperimentRecipe, override(read_recipe(Path(path)), overrides), str(path))
+
+
+def cells(recipe: ExperimentRecipe) -> list[Cell]:
+    """Every combination of values, the base cell first, the last axis running fastest; then the controls."""
+    found = []
+    for values in product(*(axis.changes.items() for axis in recipe.axis)):
+        names = {axis.name: name for axis, (name, _) in zip(recipe.axis, values, strict=True)}
+        found.append(_cell(recipe, names, [change for _, change in values]))
+    base = [next(iter(axis.changes.values())) for axis in recipe.axis]
+    return found + [_cell(recipe, found[0].values, [*base, control], control) for control in recipe.control]
+
+
+def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Change], control: Control | None = None) -> Cell:
+    model = next((change.model for change in reversed(changes) if change.model is not None), recipe.model)
+    return Cell(
+        values=names,
+        control=control.name if control else None,
+        recipe=recipe.recipe if model is None else None,
+        preset=recipe.preset if model is None else None,
+        model=model,
+        overrides=sum((change.overrides for change in changes), recipe.overrides),
+        knobs=sum((change.knobs for change in changes), recipe.knobs),
+        share=control.share if control else 1.0,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The answer
+
+
+class Row(Frozen):
+    """What came of one cell at one seed. training, painting: names of the units, where the work lies."""
+
+    label: str
+    values: dict[str, str]  # axis -> value
+    control: str | None = None
+    seed: int
+    scores: tuple[Score, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)  # of the training and of the painting
+    fingerprint: str = ""  # of the model that painted
+    training: str = ""
+    painting: str = ""
+    reason: str | None = None  # why there are no scores
+
+
+class Table(Frozen):
+    """An experiment's answer. A number stands here with its interval and conditions, a cell that failed with its reason."""
+
+    experiment: ExperimentRecipe
+    rows: tuple[Row, ...]  # cell by cell, the controls last
+    instrument: str  # whether the primary score can judge here
+    controls: tuple[Verdict, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def csv(self) -> str:
+        """One line per row; of a score its value, the ends of its interval, and its conditions as JSON."""
+        axes, scores = [axis.name for axis in self.experiment.axis], self.experiment.measure
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        parts = [f"{score}{part}" for score in scores for part in ("", " low", " high", " conditions")]
+        lines.writerow([*axes, *BEFORE, *parts, *AFTER])
+        for row in self.rows:
+            found = {score.name: score for score in row.scores}
+            numbers: list[Any] = []
+            for name in scores:
+                score = found.get(name)
+                ends = score.interval if score and score.interval else ("", "")
+                numbers += [score.value, *ends, json.dumps(score.conditions)] if score else [""] * 4
+            spent = [row.seconds.get(kind, "") for kind in ("training", "painting")]
+            last = [*spent, row.fingerprint, row.training, row.painting, row.reason or ""]
+            lines.writerow([*(row.values[axis] for axis in axes), row.control or "", row.seed, *numbers, *last])
+        return text.getvalue()
+
+
+def tabulate(recipe: ExperimentRecipe, planned: Sequence[Cell], rows: Mapping[tuple[str, int], Row]) -> Table:
+    """The table of what there is. rows: by label and seed; those that are not there have not been run."""
+    every = []
+    outcomes: dict[str, dict[int, float | str]] = {}
+    for cell in planned:
+        for seed in recipe.seeds:
+            blank = Row(label=cell.label, values=cell.values, control=cell.control, seed=seed, reason="not run yet")
+            row = rows.get((cell.label, seed), blank)
+            value = next((score.value for score in row.scores if score.name == recipe.primary), None)
+            outcomes.setdefault(cell.label, {})[seed] = row.reason or "" if value is None else value
+            every.append(row)
+    controls: list[Verdict] = []
+    verdicts: list[Verdict] = []
+    instrument = "nothing is measured"
+    if recipe.primary is not None and recipe.better is not None:
+        labels = [cell.label for cell in planned if cell.control is None]
+        worse = [cell.label for cell in planned if cell.control is not None]
+        pairs = [(labels[0], other) for other in labels[1:]] if recipe.against == "base" else list(combinations(labels, 2))
+        instrument, controls, verdicts = judge(outcomes, pairs, labels[0], worse, recipe.primary, recipe.better)
+    return Table(experiment=recipe, rows=every, instrument=instrument, controls=controls, verdicts=verdicts)
