@@ -34,3 +34,11 @@ def tiny_runs(tmp_path_factory):
         for _ in train(family(name).tiny(), runs[name]):
             pass
     return runs
+
+
+@pytest.fixture(scope="session")
+def trained_tiny(tiny_runs):
+    """(painter, its CLIP) of the tiny diffusion model."""
+    from giverny.assembly import open_clip, open_painter
+
+    return open_painter(tiny_runs["diffusion"]), open_clip(tiny_runs["diffusion"])

@@ -25,7 +25,8 @@ from giverny.base.files import atomic_write, sha256_file
 from giverny.base.recipe import override
 from giverny.compare import experiment
 from giverny.compare.cells import Cell, ExperimentRecipe, Table, cells, read_experiment
-from giverny.compare.experiment import Ended, Finished, Planned, Settled, Told, Working, run_experiment
+from giverny.compare.experiment import Ended, Finished, Planned, Settled, Told, Working, run_experiment, survey
+from giverny.compare.units import Unable, Units
 
 BASE = """
 title = "Two rates"
@@ -199,9 +200,11 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("seeds = [0, 1, 2]", "seeds = [-1]"), "seeds.0: wanted a number greater"),
         (change('"scale"', '"seed"'), "the table has a column seed already"),
         (change('"scale"', '"height"'), "the table has a column height already"),
+        (change('"scale"', '"height low"'), "the table has a column height low already"),
+        (change('knobs = ["scale=1"]', 'overrides = ["rate.of.climbing=7"]'), "rate and scale both change overrides.rate.of"),
         (change("budget = 4", ""), "wanted a budget for what is trained"),
         (change("budget = 4", "budget = 0"), "budget: wanted a number greater than 0"),
-        (change("budget = 4", 'budget = "soon"'), "such as 90s, 10m or 1.5h"),
+        (change("budget = 4", 'budget = "soon"'), 'budget: wanted a time such as 90s, 30m or 1.5h; given "soon"$'),
         (change('recipe = "toy"', ""), "wanted a recipe or a model, one of the two"),
         (change('recipe = "toy"', 'model = "toy"'), "wanted knobs alone for a finished model"),
         (change('knobs = ["scale=1"]', 'overrides = ["rate=7"]'), "rate and scale both change overrides.rate"),
@@ -357,7 +360,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(toy: Toy, tmp_path: Pat
     begun = Counter(line for line in toy.log.read_text().splitlines() if line.startswith("left"))
     assert len(begun) == 4 * 3 and set(begun.values()) == {1}
     traces = [path.read_text() for path in (tmp_path / "store").glob("training/*/error.txt")]
-    assert len(traces) == 3 and all("value /= 0" in trace for trace in traces)  # a defect keeps its traceback
+    assert len(traces) == 3 + 3 and sum("value /= 0" in trace for trace in traces) == 3  # a defect keeps its traceback
     said = {verdict.second: verdict.sentence for verdict in table.verdicts}
     assert said["rate=burnt, scale=small"].startswith(
         "cannot be told: rate=burnt, scale=small has no value at seed 0 (training"
@@ -378,6 +381,88 @@ def test_what_failed_is_tried_again_by_the_next_run_and_goes_on(toy: Toy, tmp_pa
     again = run(toy, BASE + RATE, tmp_path)
     assert all(row.reason is None for row in again.rows) and max(toy.done().values()) == 1
     assert not list((tmp_path / "store").glob("*/*/error.txt"))
+
+
+def test_the_store_tells_without_any_work_how_far_it_is(toy: Toy, tmp_path: Path) -> None:
+    text = BASE + RATE + 'values.burnt = ["burn=2"]\nvalues.misspelt = ["raet=2"]\n'
+    recipe = read(text, tmp_path)
+    assert {row.reason for row in survey(recipe, toy, tmp_path / "store").rows[:9]} == {"not run yet"}
+    assert not (tmp_path / "store" / "training").exists() and not toy.log.exists()
+    asked = iter(range(99))
+
+    def refuse(action: str) -> None:
+        if action == "measure" and next(asked) == 3:
+            raise OSError("no room on the shelf")
+
+    toy.before = refuse
+    table = run(toy, text, tmp_path)
+    assert sum(row.reason is None for row in table.rows) == 5
+    before = toy.done()
+    assert survey(recipe, toy, tmp_path / "store") == table and toy.done() == before  # with the reasons of what failed
+    more = read(text.replace('["height"]', '["spread", "height"]'), tmp_path)
+    rows = survey(more, toy, tmp_path / "store").rows
+    assert rows[0].scores == table.rows[0].scores and rows[0].reason == "not run yet"  # of two scores, one is there
+
+
+def test_two_runs_in_one_process_keep_out_of_each_others_way(toy: Toy, tmp_path: Path) -> None:
+    recipe = read(BASE + RATE, tmp_path)
+    first = run_experiment(recipe, toy, tmp_path / "store", tmp_path / "out")
+    while toy.count("train") < 2:
+        next(first)
+    second = [event.row for event in run_experiment(recipe, Toy(tmp_path / "b"), tmp_path / "store", tmp_path / "other")
+              if isinstance(event, Told)]  # fmt: skip
+    assert [row.reason is None for row in second] == [False] + [True] * 5
+    assert "another run is at work on it" in (second[0].reason or "")
+    rows = [event.row for event in first if isinstance(event, Told)]  # what the second has done meanwhile is found done
+    assert all(row.reason is None for row in rows) and toy.count("train") == 4
+    assert survey(recipe, toy, tmp_path / "store").rows[0].reason is None
+
+
+def test_a_unit_that_was_finished_while_its_lock_was_awaited_is_not_done_again(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = BASE.replace("[0, 1, 2]", "[0]")
+    run(toy, text, tmp_path)
+    before, real, seen = toy.done(), Units.result, Counter[Path]()
+
+    def late(self: Units, folder: Path) -> Any:
+        """As if the other run had ended just after the first look."""
+        seen[folder] += 1
+        return None if seen[folder] == 1 else real(self, folder)
+
+    monkeypatch.setattr(Units, "result", late)
+    units = Units(tmp_path / "store")
+    engine = experiment.Engine(read(text, tmp_path), toy, units)
+    [(cell, ready)] = engine.ready()
+    list(engine.row(cell, ready, 0))
+    assert toy.done() == before and len(seen) == 3
+
+
+def test_a_spoilt_note_is_made_again_and_one_that_cannot_be_read_costs_nothing(toy: Toy, tmp_path: Path) -> None:
+    table = run(toy, BASE + RATE, tmp_path)
+    units = Units(tmp_path / "store")
+    for kind in ("training", "painting", "measuring"):
+        victim = next((tmp_path / "store" / kind).iterdir()) / "done.json"
+        victim.write_text('{"score": {"name": "height", "worth": 3}, "seconds": 1}' if kind == "measuring" else "[1, 2")
+    before = toy.done()
+    assert facts(run(toy, BASE + RATE, tmp_path)) == facts(table)
+    assert {line.split()[0] for line in toy.done() - before} == {"measure"}  # steps and pictures were still there
+    folder = tmp_path / "store" / "training" / table.rows[0].training
+    (folder / "done.json").unlink()
+    (folder / "done.json").mkdir()
+    with pytest.raises(Unable, match="cannot be read"):
+        units.result(folder)
+    again = run(toy, BASE + RATE, tmp_path)
+    assert [row.reason is None for row in again.rows] == [False] + [True] * 5 and toy.count("train") == 24
+
+
+def test_halves_of_letters_in_an_error_stop_nothing(toy: Toy, tmp_path: Path) -> None:
+    def refuse(action: str) -> None:
+        if action == "paint":
+            raise OSError("no file \udcff")
+
+    toy.before = refuse
+    assert all("no file ?" in (row.reason or "") for row in run(toy, BASE + RATE, tmp_path).rows)
 
 
 def test_a_model_that_is_not_the_one_its_training_ended_with_is_not_painted_with(toy: Toy, tmp_path: Path) -> None:
@@ -414,7 +499,7 @@ def test_ctrl_c_stops_with_a_table_of_what_there_is(toy: Toy, tmp_path: Path) ->
     steps = run_experiment(read(BASE + RATE, tmp_path), toy, tmp_path / "fresh", tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         list(steps)
-    table = Table.model_validate_json((tmp_path / "out" / "results.json").read_text())
+    table = Table.model_validate_json((tmp_path / "out" / "table.json").read_text())
     assert [row.reason for row in table.rows] == [None, "not run yet", "not run yet"] * 2
     assert table.verdicts[0].sentence == "cannot be told: rate=one has no value at seed 1 (not run yet), and 3 more"
     assert toy.log.read_text().splitlines()[-1].startswith("left")  # the training was let go in an orderly way
@@ -431,7 +516,7 @@ def test_closing_the_iterator_stops_and_the_time_taken_counts(toy: Toy, tmp_path
     steps.close()
     [noted] = (tmp_path / "store").glob("training/*/spent.json")
     spent = json.loads(noted.read_text())
-    assert spent >= 3 * 0.1 and (tmp_path / "out" / "results.csv").is_file()
+    assert spent >= 3 * 0.1 and (tmp_path / "out" / "table.csv").is_file()
     assert toy.log.read_text().splitlines()[-1].startswith("left")
     toy.rest = 0.0
     assert run(toy, BASE + RATE, tmp_path).rows[0].seconds["training"] > spent
@@ -466,8 +551,8 @@ def test_a_control_that_is_not_told_apart_forbids_every_verdict(toy: Toy, tmp_pa
 def test_the_table_is_written_as_json_and_csv(toy: Toy, tmp_path: Path) -> None:
     text = BASE.replace('["height"]', '["spread", "height"]') + RATE + 'values."a; \\"b\\"" = ["burn=0"]\n' + HALF
     table = run(toy, text, tmp_path)
-    assert Table.model_validate_json((tmp_path / "out" / "results.json").read_text("utf-8")) == table
-    lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "results.csv").read_text("utf-8"))))
+    assert Table.model_validate_json((tmp_path / "out" / "table.json").read_text("utf-8")) == table
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "table.csv").read_text("utf-8"))))
     assert len(lines) == len(table.rows) == 12
     for line, row in zip(lines, table.rows, strict=True):
         assert line["rate"] == row.values["rate"] and line["seed"] == str(row.seed) and line["control"] == (row.control or "")
@@ -516,7 +601,7 @@ def test_killed_in_the_middle_of_a_unit_a_second_run_goes_on(tmp_path: Path, act
             time.sleep(0.02)
         assert (tmp_path / "waiting").exists() and child.poll() is None
         meanwhile = run(toy, text.replace("[0, 1, 2]", "[0]"), tmp_path, "meanwhile").rows[0].reason or ""
-        assert "wanted a unit of its own; given one that another run is at work on" in meanwhile
+        assert "another run is at work on it" in meanwhile
     finally:
         child.kill()
         assert child.wait() == -signal.SIGKILL

@@ -221,3 +221,21 @@ def test_r_precision_draws_among_different_captions():
     assert chance == pytest.approx(0.2, abs=0.03)
     with pytest.raises(InputError, match="2 to 12 to tell apart"):
         r_precision(texts, texts, captions, among=13)
+
+
+@pytest.mark.xdist_group("oracles")
+def test_bleu_equals_torchmetrics(seed):
+    from torchmetrics.functional.text import sacre_bleu_score
+
+    from giverny.metrics.bleu import bleu
+
+    chance, words = np.random.default_rng(seed), "a red blue dress with long sleeves and shoes on white ground".split()
+    captions = [" ".join(chance.choice(words, int(chance.integers(4, 12)))) for _ in range(20)]
+    references = [[" ".join(chance.choice(words, int(chance.integers(4, 12)))) for _ in range(2)] + [c[:-3]] for c in captions]
+    for order in (1, 4):
+        value, signature = bleu(captions, references, order)
+        assert value == pytest.approx(100 * float(sacre_bleu_score(captions, references, n_gram=order, lowercase=True)), abs=1e-3)
+        assert "tok:13a" in signature
+    assert bleu(["a red dress with sleeves"], [["a red dress with sleeves"]])[0] == pytest.approx(100)
+    with pytest.raises(InputError, match="one reference or more"):
+        bleu(["a"], [[]])

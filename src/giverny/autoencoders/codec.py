@@ -4,7 +4,7 @@
 works on pixels uses `PixelCodec`, and nothing else changes.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -38,6 +38,19 @@ class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class InTwoParts(Protocol):
+    """An autoencoder whose `decode(x)` is `finish(*open(x))`.
+
+    open: latents -> maps of their size, which may depend on all of a picture; finish: the same part of each map -> the pixels
+    of that part, of which those far from its edges are the whole picture's (but for statistics that are taken over a part).
+    """
+
+    def open(self, latents: Tensor) -> tuple[Tensor, ...]: ...
+
+    def finish(self, *maps: Tensor) -> Tensor: ...
+
+
 class LatentCodec:
     """Codec over an autoencoder whose `encode` gives a belief and whose `decode` takes raw latents."""
 
@@ -52,7 +65,21 @@ class LatentCodec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, z, h, w) -> (B, C, h*f, w*f), about [-1, 1] but not clamped."""
-        return self.autoencoder.decode(latents / self.scale.scale + self.scale.shift)
+        return self.autoencoder.decode(self._raw(latents))
+
+    def open(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """The first part of `decode`; with an autoencoder that has no parts, nothing but the scale."""
+        raw = self._raw(latents)
+        return self.autoencoder.open(raw) if isinstance(self.autoencoder, InTwoParts) else (raw,)
+
+    def finish(self, *maps: Tensor) -> Tensor:
+        """The second part of `decode`, for all of the maps or the same part of each."""
+        if isinstance(self.autoencoder, InTwoParts):
+            return self.autoencoder.finish(*maps)
+        return self.autoencoder.decode(*maps)
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        return latents / self.scale.scale + self.scale.shift
 
 
 class PixelCodec:

@@ -26,6 +26,7 @@ from ..layers.blocks import Downsample, ResidualBlock, Upsample
 EPS = 1e-6  # of every GroupNorm here; the U-Net's residual blocks have 1e-5
 FIRST = 0.1  # size of the networks' last weights where a straight path is primed
 SURE = -4.0  # logvar that a primed encoder begins with
+PART = 32  # pictures whose patches are looked at together for that
 
 
 class Sizes(Frozen):
@@ -176,13 +177,18 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(recipe.groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], recipe.picture_channels * recipe.patch**2, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, C p p, h*f/p, w*f/p)
-        h = self.mid_block(self.conv_in(z))
+    def open(self, z: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, width, h, w)
+        return self.mid_block(self.conv_in(z))
+
+    def finish(self, h: Tensor) -> Tensor:  # (B, width, h, w) -> (B, C p p, h*f/p, w*f/p)
         for level in self.up_blocks:
             h = level(h)
             for up in level.upsamplers:
                 h = up(h)
         return self.conv_out(F.silu(self.conv_norm_out(h)))
+
+    def forward(self, z: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, C p p, h*f/p, w*f/p)
+        return self.finish(self.open(z))
 
 
 class Straight(nn.Module):
@@ -200,10 +206,17 @@ class Straight(nn.Module):
         """Latents along the axes on which these pictures (B, C, H, W) vary most, most telling first, of unit variance on
         average. Were all equally large, noise would drown colour and outline no later than the finest detail, and a
         denoiser's errors in them would weigh no more."""
-        rows = F.pixel_unshuffle(pixels, self.factor).movedim(1, -1).flatten(0, -2).double()  # (N, C f f)
-        middle = rows.mean(0)
-        rows = rows - middle
-        power, axes = torch.linalg.eigh(rows.T @ rows / len(rows))  # ascending
+
+        def rows() -> Iterator[Tensor]:  # in parts, since all at once in float64 would be many times the pictures
+            for part in pixels.split(PART):
+                yield F.pixel_unshuffle(part, self.factor).movedim(1, -1).flatten(0, -2).double()  # (N, C f f)
+
+        count = pixels[:, :1].numel() // self.factor**2
+        middle = torch.stack([part.sum(0) for part in rows()]).sum(0) / count
+        spread = torch.zeros(len(middle), len(middle), dtype=middle.dtype, device=middle.device)
+        for part in rows():
+            spread.addmm_((part - middle).T, part - middle)
+        power, axes = torch.linalg.eigh(spread / count)  # ascending
         axes, power = axes.flip(1).T[: self.inward.out_channels], power.flip(0)[: self.inward.out_channels]
         axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # whichever way the library turned them
         size = power.clamp(min=1e-12).sqrt()[:, None] ** self.whiteness
@@ -251,12 +264,21 @@ class Trunk(nn.Module):
         linear = self.straight.inward(F.pixel_unshuffle(pixels, self.straight.factor))
         return found + F.pad(linear, (0, 0, 0, 0, 0, found.shape[1] - linear.shape[1]))
 
-    def _pixels(self, latents: Tensor) -> Tensor:
-        """(B, z, h, w) -> (B, C, h*f, w*f)"""
-        made = F.pixel_shuffle(self.decoder(self.post_quant_conv(latents)), self.patch)
+    def open(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """What has to see latents (B, z, h, w) as a whole, because it attends: maps of their size."""
+        opened = self.decoder.open(self.post_quant_conv(latents))
+        return (opened,) if self.straight is None else (opened, latents)
+
+    def finish(self, *maps: Tensor) -> Tensor:
+        """Maps from `open`, or the same part of each, -> (B, C, h*f, w*f)."""
+        made = F.pixel_shuffle(self.decoder.finish(maps[0]), self.patch)
         if self.straight is None:
             return made
-        return made + F.pixel_shuffle(self.straight.outward(latents), self.straight.factor)
+        return made + F.pixel_shuffle(self.straight.outward(maps[1]), self.straight.factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, z, h, w) anywhere in the latent space -> (B, C, h*f, w*f)"""
+        return self.finish(*self.open(latents))
 
 
 class KLAutoencoder(Trunk):
@@ -280,6 +302,3 @@ class KLAutoencoder(Trunk):
     def encode(self, pixels: Tensor) -> Gaussian:
         mean, logvar = self._beliefs(pixels).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-30, 20))
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._pixels(latents)

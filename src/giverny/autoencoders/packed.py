@@ -30,7 +30,7 @@ class PackedPlaceAttention:
 
 
 class PackedDecoder:
-    """What a `kl.Trunk` does with latents: (B, z, h, w) -> (B, C, h*f, w*f). Weights are read when it is made."""
+    """What a `kl.Trunk` does with latents, in the same two parts. Weights are read when it is made."""
 
     def __init__(self, trunk: Trunk) -> None:
         before, decoder, straight = trunk.post_quant_conv, trunk.decoder, trunk.straight
@@ -42,22 +42,30 @@ class PackedDecoder:
         self.conv_in, self.conv_out = Conv3(decoder.conv_in), Conv3(decoder.conv_out)
         middle: Any = decoder.mid_block  # torch types what is reached through modules as Tensor | Module
         levels: Any = decoder.up_blocks
-        self.steps: list[Residual | PackedPlaceAttention | Double] = [
+        self.first: list[Residual | PackedPlaceAttention] = [
             Residual(middle.resnets[0]),
             *(PackedPlaceAttention(a) for a in middle.attentions),
             Residual(middle.resnets[1]),
         ]
+        self.steps: list[Residual | Double] = []
         for level in levels:
             self.steps += [*map(Residual, level.resnets), *map(Double, level.upsamplers)]
         self.norm_out = Norm(decoder.conv_norm_out, True)
 
-    def __call__(self, latents: Tensor) -> Tensor:
+    def open(self, latents: Tensor) -> tuple[Tensor, ...]:
         x = latents.contiguous(memory_format=torch.channels_last)
         h = self.conv_in(places(self.before(tokens(x)), x))  # (B, C, h, w)
+        for step in self.first:
+            h = step(h)
+        return (h,) if self.beside is None else (h, x)
+
+    def finish(self, *maps: Tensor) -> Tensor:
+        h, *rest = (part.contiguous(memory_format=torch.channels_last) for part in maps)
         for step in self.steps:
             h = step(h)
         made = F.pixel_shuffle(self.conv_out(self.norm_out(h)), self.patch).contiguous()
         if self.beside is not None:
+            (x,) = rest
             made += F.pixel_shuffle(places(self.beside(tokens(x)), x), self.factor)
         return made
 
@@ -72,10 +80,21 @@ class PackedAutoencoder:
     def encode(self, pixels: Tensor) -> Belief:
         return self.plain.encode(pixels)
 
+    def open(self, latents: Tensor) -> tuple[Tensor, ...]:
+        if not _packs(latents):
+            return self.plain.open(latents)
+        return self.decoder.open(self.plain.quantize(latents) if isinstance(self.plain, VQAutoencoder) else latents)
+
+    def finish(self, *maps: Tensor) -> Tensor:
+        return self.decoder.finish(*maps) if _packs(maps[0]) else self.plain.finish(*maps)
+
     def decode(self, latents: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or latents.dtype not in PRECISIONS:  # what only the plain network can do
-            return self.plain.decode(latents)
-        return self.decoder(self.plain.quantize(latents) if isinstance(self.plain, VQAutoencoder) else latents)
+        return self.finish(*self.open(latents))
+
+
+def _packs(x: Tensor) -> bool:
+    """Whether it is not for the plain network, which alone knows gradients and other precisions."""
+    return not torch.is_grad_enabled() and x.dtype in PRECISIONS
 
 
 def packed_codec(codec: Codec) -> Codec:

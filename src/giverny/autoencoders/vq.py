@@ -205,6 +205,6 @@ class VQAutoencoder(Trunk):
     def encode(self, pixels: Tensor) -> Codes:
         return Codes(self.quantize.sized(self._beliefs(pixels)), self.quantize)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, D, h, w) anywhere in the latent space -> pixels of the nearest codes."""
-        return self._pixels(self.quantize(latents))
+    def open(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """(B, D, h, w) anywhere in the latent space -> maps of the nearest codes."""
+        return super().open(self.quantize(latents))

@@ -11,9 +11,9 @@ Conventions used everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -296,18 +296,21 @@ class Score(Frozen):
     conditions: dict[str, Any] = Field(default_factory=dict)  # n, reference, features, resize, seeds, ...
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What a judge looks at: a picture tensor (C, H, W) in [-1, 1], the request it answers, and where it came from."""
+class Instrument(Protocol):
+    """A frozen network that looks at pictures, together with how they are brought to it.
 
-    picture: Tensor
-    request: Request | None = None
-    source: Literal["painted", "real"] = "painted"
+    conditions: whatever moves its numbers (layer, weights, resizer, size), for the conditions of a score. The same picture
+    has the same features whatever it is looked at together with.
+    """
 
+    @property
+    def name(self) -> str: ...
 
-class Judge(Protocol):
-    """Streams pictures into statistics and ends in a score: look at any number, in any order, then ask."""
+    @property
+    def width(self) -> int: ...
 
-    def look(self, samples: Iterable[Judged]) -> None: ...
+    def conditions(self) -> dict[str, Any]: ...
 
-    def score(self) -> Score: ...
+    def __call__(self, pixels: np.ndarray) -> Tensor:
+        """uint8 (B, H, W, 1 or 3), all of one size -> features float32 (B, width)."""
+        ...

@@ -12,6 +12,8 @@ COMMANDS = {  # name -> what `giverny --help` says of it
     "walk": "The pictures between prompts, between seeds, or between both.",
     "reproduce": "Paint a picture again, and say what differs.",
     "train": "Train a model from a recipe.",
+    "measure": "How good a model's pictures are, or those of a folder, beside real ones.",
+    "compare": "An experiment, or a grid of settings, as a table and a page.",
     "models": "Models that can be opened by name.",
     "data": "Named data sets: where they come from, under which licence.",
     "doctor": "What this machine can do, and what is missing.",

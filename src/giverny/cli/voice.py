@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from ..base.times import seconds as seconds
+
 LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
@@ -96,19 +98,3 @@ def speaks(function: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(130)
 
     return wrapped
-
-
-def seconds(text: str) -> float:
-    """A time such as 90, 90s, 30m, 1.5h or 1h30m, in seconds."""
-    import re
-
-    from ..base.errors import InputError
-
-    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip())
-    try:
-        total = sum(float(n) * unit for n, unit in zip(found.groups() if found else (), (3600, 60, 1), strict=False) if n)
-    except ValueError:
-        total = 0.0
-    if total <= 0:
-        raise InputError("a time such as 90s, 30m or 1.5h", repr(text))
-    return total

@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,14 +22,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..base.contracts import Frozen, Score
-from ..base.errors import choose
+from ..base.errors import InputError, choose
+from ..base.files import atomic_write
 from ..base.recipe import Recipe, check, override, read_recipe
+from ..base.times import seconds
 from .statistics import Verdict, judge
 
 Seed = Annotated[int, Field(ge=0, lt=2**40)]
 
-BEFORE = ("control", "seed")  # columns of the table, after those of the axes
-AFTER = ("training seconds", "painting seconds", "fingerprint", "training", "painting", "reason")  # after those of the scores
+WAITING = "not run yet"  # the reason of a row that nobody has tried
 APART = 1_000_000  # between the painting seeds of one seed and the next
 
 
@@ -44,12 +45,10 @@ Name = Annotated[str, AfterValidator(_named)]
 
 def _seconds(value: Any) -> Any:
     """A time such as 90s, 10m or 1.5h in seconds; what is no text passes."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"(\d+\.?\d*)([smh])", value.strip())
-    if found is None:
-        raise ValueError("wanted seconds, or a time such as 90s, 10m or 1.5h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    try:
+        return seconds(value) if isinstance(value, str) else value
+    except InputError as error:
+        raise ValueError(f"wanted {error.wanted}") from None  # what was given is said by `check`
 
 
 def _assigned(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,7 +130,7 @@ class ExperimentRecipe(Recipe):
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each trains and paints every cell once")
     prompts: tuple[str, ...] = Field(min_length=1, description="pictures take them in turn")
     pictures: int = Field(ge=1, le=APART, description="of each cell and seed")
-    measure: tuple[Name, ...] = Field((), description="names of scores")
+    measure: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), description="names of scores")
     primary: str | None = Field(None, description="the score that decides")
     better: Literal["higher", "lower"] | None = Field(None, description="values of it")
     against: Literal["base", "each other"] = Field("base", description="what every cell is compared with")
@@ -147,9 +146,9 @@ class ExperimentRecipe(Recipe):
             twice = [str(name) for name, times in Counter[Any](names).items() if times > 1]
             if twice:
                 raise ValueError(f"wanted {what} that differ; {', '.join(twice)} stands there twice")
-        taken = sorted({*axes} & {*BEFORE, *AFTER, *self.measure})
+        taken = [name for name, times in Counter(columns(self)).items() if times > 1]
         if taken:
-            raise ValueError(f"wanted axes with names of their own; the table has a column {taken[0]} already")
+            raise ValueError(f"wanted axes and scores with names of their own; the table has a column {taken[0]} already")
         if self.primary is None and (self.measure or self.control):
             raise ValueError("wanted a primary score: it decides, and controls are tested with it")
         if self.primary is not None:
@@ -157,7 +156,8 @@ class ExperimentRecipe(Recipe):
             if self.better is None:
                 raise ValueError(f"wanted better = 'higher' or 'lower': which values of {self.primary} are")
         for one, two in combinations(self.axis, 2):
-            both = sorted(one.touched & two.touched)
+            pairs = product(one.touched, two.touched)  # a table changed by one holds what another changes in it
+            both = sorted(max(a, b, key=len) for a, b in pairs if f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}."))
             if both:
                 raise ValueError(f"wanted axes that change different things; {one.name} and {two.name} both change {both[0]}")
         for cell in cells(self):
@@ -166,6 +166,11 @@ class ExperimentRecipe(Recipe):
             if cell.model is None and self.budget is None:
                 raise ValueError(f"wanted a budget for what is trained ({cell.label})")
         return self
+
+    def asked(self, seed: int) -> tuple[list[str], list[int]]:
+        """The prompt and the painting seed of every picture of a row. All cells are asked the same."""
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(self.pictures)]
+        return prompts, [seed * APART + i for i in range(self.pictures)]
 
 
 def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentRecipe:
@@ -213,7 +218,7 @@ class Row(Frozen):
     fingerprint: str = ""  # of the model that painted
     training: str = ""
     painting: str = ""
-    reason: str | None = None  # why there are no scores
+    reason: str | None = None  # why scores are missing
 
 
 class Table(Frozen):
@@ -227,41 +232,48 @@ class Table(Frozen):
 
     def csv(self) -> str:
         """One line per row; of a score its value, the ends of its interval, and its conditions as JSON."""
-        axes, scores = [axis.name for axis in self.experiment.axis], self.experiment.measure
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        parts = [f"{score}{part}" for score in scores for part in ("", " low", " high", " conditions")]
-        lines.writerow([*axes, *BEFORE, *parts, *AFTER])
+        lines.writerow(columns(self.experiment))
         for row in self.rows:
             found = {score.name: score for score in row.scores}
             numbers: list[Any] = []
-            for name in scores:
+            for name in self.experiment.measure:
                 score = found.get(name)
                 ends = score.interval if score and score.interval else ("", "")
                 numbers += [score.value, *ends, json.dumps(score.conditions)] if score else [""] * 4
             spent = [row.seconds.get(kind, "") for kind in ("training", "painting")]
             last = [*spent, row.fingerprint, row.training, row.painting, row.reason or ""]
-            lines.writerow([*(row.values[axis] for axis in axes), row.control or "", row.seed, *numbers, *last])
+            values = [row.values[axis.name] for axis in self.experiment.axis]
+            lines.writerow([*values, row.control or "", row.seed, *numbers, *last])
         return text.getvalue()
 
+    def write(self, out: Path) -> None:
+        """`table.json` and `table.csv`, each whole or not at all."""
+        atomic_write(out / "table.json", self.model_dump_json(indent=2) + "\n")
+        atomic_write(out / "table.csv", self.csv())
 
-def tabulate(recipe: ExperimentRecipe, planned: Sequence[Cell], rows: Mapping[tuple[str, int], Row]) -> Table:
-    """The table of what there is. rows: by label and seed; those that are not there have not been run."""
-    every = []
+
+def columns(recipe: ExperimentRecipe) -> list[str]:
+    """Headings of the table as CSV."""
+    scores = [f"{score}{part}" for score in recipe.measure for part in ("", " low", " high", " conditions")]
+    spent = ["training seconds", "painting seconds"]
+    axes = [axis.name for axis in recipe.axis]
+    return [*axes, "control", "seed", *scores, *spent, "fingerprint", "training", "painting", "reason"]
+
+
+def tabulate(recipe: ExperimentRecipe, rows: Sequence[Row]) -> Table:
+    """The table of rows, cell by cell, a row for every seed; and what may be said of them."""
     outcomes: dict[str, dict[int, float | str]] = {}
-    for cell in planned:
-        for seed in recipe.seeds:
-            blank = Row(label=cell.label, values=cell.values, control=cell.control, seed=seed, reason="not run yet")
-            row = rows.get((cell.label, seed), blank)
-            value = next((score.value for score in row.scores if score.name == recipe.primary), None)
-            outcomes.setdefault(cell.label, {})[seed] = row.reason or "" if value is None else value
-            every.append(row)
+    for row in rows:
+        value = next((score.value for score in row.scores if score.name == recipe.primary), None)
+        outcomes.setdefault(row.label, {})[row.seed] = row.reason or "" if value is None else value
     controls: list[Verdict] = []
     verdicts: list[Verdict] = []
     instrument = "nothing is measured"
     if recipe.primary is not None and recipe.better is not None:
-        labels = [cell.label for cell in planned if cell.control is None]
-        worse = [cell.label for cell in planned if cell.control is not None]
+        worse = list(dict.fromkeys(row.label for row in rows if row.control is not None))
+        labels = [label for label in outcomes if label not in worse]
         pairs = [(labels[0], other) for other in labels[1:]] if recipe.against == "base" else list(combinations(labels, 2))
         instrument, controls, verdicts = judge(outcomes, pairs, labels[0], worse, recipe.primary, recipe.better)
-    return Table(experiment=recipe, rows=every, instrument=instrument, controls=controls, verdicts=verdicts)
+    return Table(experiment=recipe, rows=rows, instrument=instrument, controls=controls, verdicts=verdicts)

@@ -3,27 +3,25 @@
 Work comes in units: a training, a painting, the measuring of one score. Each lies in a folder of the store that is named
 by everything its result depends on, so nothing is done twice, neither by two cells (axes of knobs share a training) nor by
 two experiments. A unit is done once its `done.json` is there, which is written whole or not at all: killed at any
-moment, a second run goes on where the first one was. What the words of a cell mean is known to an `Atelier` alone.
+moment, a second run goes on where the first one was, and `survey` says what there is. What the words of a cell mean is
+known to an `Atelier` alone.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..base.contracts import Score
 from ..base.errors import InputError, choose
-from ..base.files import atomic_write, fingerprint
-from .cells import APART, Cell, ExperimentRecipe, Row, Table, cells, tabulate
+from ..base.files import fingerprint
+from .cells import Cell, ExperimentRecipe, Row, Table, cells, tabulate
+from .units import ERROR, Unable, Units, timed
 
-DONE, SPENT, ERROR = "done.json", "spent.json", "error.txt"
 BEAT = 5.0  # seconds between two notes of how long a unit has taken
 
 
@@ -51,7 +49,8 @@ class Atelier(Protocol):
         ...
 
     def train(self, training: Mapping[str, Any], seed: int, budget: float, folder: Path) -> Generator[Any, None, None]:
-        """budget: seconds over all calls together."""
+        """budget: seconds over all calls together. The report shows what it finds in `folder` of a run folder: the curves
+        of `stages/<name>/metrics.jsonl`, the machine of `model/card.json`."""
         ...
 
     def fingerprint(self, folder: Path) -> str:
@@ -61,7 +60,7 @@ class Atelier(Protocol):
     def paint(
         self, model: Path, prompts: Sequence[str], knobs: Mapping[str, Any], seeds: Sequence[int], folder: Path
     ) -> Generator[Any, None, None]:
-        """One picture for each (prompt, seed), all of them in `folder` in the end."""
+        """One picture for each (prompt, seed), the k-th at `units.picture_path(folder, k)`."""
         ...
 
     def measure(
@@ -121,128 +120,40 @@ Happening = Planned | Working | Finished | Told | Ended
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Units
-
-
-class Unable(Exception):
-    """Why a row has no scores."""
-
-
-@dataclass
-class Units:
-    """The store: `<root>/<kind>/<key>/` holds `unit.json` (what it is), `work/` (the atelier's own) and `done.json`."""
-
-    root: Path
-    failed: dict[Path, str] = field(default_factory=dict)  # in this run: not tried again for the next row
-
-    def folder(self, kind: str, identity: Any) -> Path:
-        return self.root / kind / fingerprint([kind, identity])
-
-    def result(self, folder: Path) -> dict[str, Any] | None:
-        return _read(folder / DONE)
-
-    def keep(self, folder: Path, result: Mapping[str, Any]) -> None:
-        atomic_write(folder / DONE, json.dumps(result, indent=2) + "\n")
-        for name in (SPENT, ERROR):
-            (folder / name).unlink(missing_ok=True)
-
-    @contextmanager
-    def tried(self, folder: Path) -> Iterator[None]:
-        """Turns an error of the block into the reason of a row; a defect of ours leaves its traceback in the folder."""
-        if folder in self.failed:
-            raise Unable(self.failed[folder])
-        try:
-            yield
-        except Exception as error:
-            said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            self.failed[folder] = f"{folder.parent.name} {folder.name}: {said.replace(f'{self.root}{os.sep}', '')}"
-            if not isinstance(error, InputError):
-                with suppress(InputError):  # a full disk must not hide what happened
-                    atomic_write(folder / ERROR, traceback.format_exc())
-            raise Unable(self.failed[folder]) from error
-
-    @contextmanager
-    def alone(self, folder: Path, identity: Any) -> Iterator[None]:
-        """Make the folder, and keep other processes out of it until the block ends or this process does."""
-        (folder / "work").mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as file:
-            if os.name != "nt":  # there, two runs of one unit at a time are the user's to avoid
-                import fcntl
-
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise InputError("a unit of its own", "one that another run is at work on", "Run again later.") from error
-            atomic_write(folder / "unit.json", json.dumps(identity, indent=2, default=str) + "\n")
-            yield
-
-
-def _read(path: Path) -> Any:
-    """Contents of a JSON file, or None where there is no whole one."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-@dataclass
-class Watch:
-    """Seconds that a unit takes, over all runs that were at it; noted now and then, since a run may be killed."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.before = float(_read(self.folder / SPENT) or 0.0)
-        self.begun = self.noted = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return round(self.before + time.monotonic() - self.begun, 3)
-
-    def note(self, every: float = BEAT) -> None:
-        if time.monotonic() - self.noted >= every:
-            self.noted = time.monotonic()
-            atomic_write(self.folder / SPENT, json.dumps(self.seconds))
-
-
-@contextmanager
-def timed(folder: Path) -> Iterator[Watch]:
-    """A watch on the block, which is noted where the block is left half done."""
-    watch = Watch(folder)
-    try:
-        yield watch
-    except BaseException:
-        with suppress(InputError):
-            watch.note(every=0)
-        raise
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # The engine
 
 
 def run_experiment(recipe: ExperimentRecipe, atelier: Atelier, store: Path, out: Path) -> Generator[Happening, None, None]:
-    """Do what is not done yet, seed by seed, and write `results.json` and `results.csv` into `out`.
+    """Do what is not done yet, seed by seed, and keep `table.json` and `table.csv` in `out` up to the last row.
 
     store: folder of units, shared by any number of experiments. A cell that fails leaves rows that say why; the next run
-    tries it again. Closing the iterator, or Ctrl-C, stops with everything saved and a table of what there is.
+    tries it again. Closing the iterator, or Ctrl-C, stops with everything saved.
     """
-    planned = cells(recipe)
-    engine, rows = Engine(recipe, atelier, Units(store)), dict[tuple[str, int], Row]()
-    settled = [engine.settled(cell) for cell in planned]
-    total = len(planned) * len(recipe.seeds)
-    try:
-        yield Planned(len(planned), total)
-        for seed in recipe.seeds:
-            for cell, ready in zip(planned, settled, strict=True):
-                row = yield from engine.row(cell, ready, seed)
-                rows[cell.label, seed] = row
-                yield Told(row, len(rows), total)
-    finally:
-        table = tabulate(recipe, planned, rows)
-        atomic_write(out / "results.json", table.model_dump_json(indent=2) + "\n")
-        atomic_write(out / "results.csv", table.csv())
+    engine = Engine(recipe, atelier, Units(store))
+    ready = engine.ready()
+    rows = engine.survey(ready)
+    table = tabulate(recipe, list(rows.values()))
+    table.write(out)
+    yield Planned(len(ready), len(rows))
+    done = 0
+    for seed in recipe.seeds:
+        for cell, settled in ready:
+            row = yield from engine.row(cell, settled, seed)
+            rows[cell.label, seed] = row
+            table = tabulate(recipe, list(rows.values()))
+            table.write(out)
+            done += 1
+            yield Told(row, done, len(rows))
     yield Ended(table)
+
+
+def survey(recipe: ExperimentRecipe, atelier: Atelier, store: Path) -> Table:
+    """The table of what lies in the store, without any work: of an experiment that runs, was stopped, or never began."""
+    engine = Engine(recipe, atelier, Units(store))
+    return tabulate(recipe, list(engine.survey(engine.ready()).values()))
+
+
+Ready = tuple[Settled, str] | str  # a cell's settings and the fingerprint of its finished model or ""; or why there are none
 
 
 @dataclass
@@ -252,33 +163,42 @@ class Engine:
     recipe: ExperimentRecipe
     atelier: Atelier
     units: Units
+    looking: bool = False  # at what there is, and nothing else
 
-    def settled(self, cell: Cell) -> tuple[Settled, str] | str:
-        """(the cell with its settings resolved, the fingerprint of its finished model or ""); or why that cannot be."""
+    def ready(self) -> list[tuple[Cell, Ready]]:
+        return [(cell, self._settled(cell)) for cell in cells(self.recipe)]
+
+    def survey(self, ready: Sequence[tuple[Cell, Ready]]) -> dict[tuple[str, int], Row]:
+        """{(label, seed): the row as far as it is done}, cell by cell."""
+        looker = replace(self, looking=True)
+        return {(cell.label, seed): _last(looker.row(cell, how, seed)) for cell, how in ready for seed in self.recipe.seeds}
+
+    def _settled(self, cell: Cell) -> Ready:
         try:
-            with self.units.tried(self.units.folder("settling", cell)):
+            folder = self.units.folder("settling", cell)
+            with self.units.tried(folder):
                 settled = self.atelier.settle(cell)
                 fingerprint([settled.model, settled.knobs, settled.instruments])  # what has no name is refused now
                 for name in self.recipe.measure:
                     choose(name, settled.instruments, "score")
+                (folder / ERROR).unlink(missing_ok=True)
                 return settled, self.atelier.fingerprint(settled.model) if isinstance(settled.model, Path) else ""
         except Unable as error:
             return str(error)
 
-    def row(self, cell: Cell, ready: tuple[Settled, str] | str, seed: int) -> Generator[Happening, None, Row]:
+    def row(self, cell: Cell, ready: Ready, seed: int) -> Generator[Happening, None, Row]:
         facts: dict[str, Any] = {"label": cell.label, "values": cell.values, "control": cell.control, "seed": seed}
         facts["seconds"] = {}
         if isinstance(ready, str):
             return Row(**facts, reason=ready)
         settled, facts["fingerprint"] = ready
-        count, prompts = self.recipe.pictures, self.recipe.prompts
-        asked = ([prompts[i % len(prompts)] for i in range(count)], [seed * APART + i for i in range(count)])
         try:
             model = settled.model
             if not isinstance(model, Path):
                 model = yield from self._training(model, seed, cell.share, facts)
+            asked = self.recipe.asked(seed)
             pictures = yield from self._painting(settled, model, asked, facts)
-            facts["scores"] = yield from self._measuring(settled, pictures, asked, facts)
+            yield from self._measuring(settled, pictures, asked, facts)
         except Unable as error:
             facts["reason"] = str(error)
         return Row(**facts)
@@ -319,47 +239,70 @@ class Engine:
         self, folder: Path, identity: Any, work: Callable[[], Generator[Any, None, None]], result: Callable[[], dict[str, Any]]
     ) -> Generator[Happening, None, dict[str, Any]]:
         """What is kept of a unit; done now where it was not. result: what to keep, asked when the work has ended."""
-        kind, key = folder.parent.name, folder.name
-        with self.units.tried(folder):
-            kept = self.units.result(folder)
-            fresh = kept is None
-            if kept is None:
-                with self.units.alone(folder, identity), timed(folder) as watch:
-                    yield Working(kind, key)
-                    with closing(work()) as events:
-                        for event in events:
-                            yield Working(kind, key, event)
-                            watch.note()
-                    kept = {**result(), "seconds": watch.seconds}
-                    self.units.keep(folder, kept)
+        kind, key, fresh = folder.parent.name, folder.name, False
+        kept = self.units.result(folder)
+        if kept is None:
+            if self.looking:
+                raise Unable(self.units.waiting(folder))
+            with self.units.tried(folder), self.units.alone(folder, identity):
+                kept = self.units.result(folder)  # another run may have finished it meanwhile
+                if kept is None:
+                    fresh = True
+                    with timed(folder) as watch:
+                        yield Working(kind, key)
+                        with closing(work()) as events:
+                            for event in events:
+                                yield Working(kind, key, event)
+                                watch.note(BEAT)
+                        kept = {**result(), "seconds": watch.seconds}
+                        self.units.keep(folder, kept)
         yield Finished(kind, key, kept["seconds"], fresh)
         return kept
 
     def _measuring(
         self, settled: Settled, pictures: Path, asked: Asked, facts: dict[str, Any]
-    ) -> Generator[Happening, None, tuple[Score, ...]]:
+    ) -> Generator[Happening, None, None]:
         """The scores, in the recipe's order. Those that are not there yet are measured in one go: they may share features."""
         identities = {
             name: {"painting": facts["painting"], "score": name, "instrument": settled.instruments[name]}
             for name in self.recipe.measure
         }
         folders = {name: self.units.folder("measuring", identity) for name, identity in identities.items()}
-        found = {name: kept for name, folder in folders.items() if (kept := self.units.result(folder)) is not None}
-        missing = [name for name in folders if name not in found]
+
+        def look() -> list[str]:
+            """Note the scores that are there; the names of the others."""
+            found = {name: self.units.score(folder) for name, folder in folders.items()}
+            facts["scores"] = tuple(score for score in found.values() if score is not None)
+            return [name for name, score in found.items() if score is None]
+
+        missing = look()
+        if missing and self.looking:
+            raise Unable(self.units.waiting(folders[missing[0]]))
         if missing:
             with self.units.tried(folders[missing[0]]), ExitStack() as stack:
                 for name in missing:
                     stack.enter_context(self.units.alone(folders[name], identities[name]))
-                yield Working("measuring", folders[missing[0]].name)
-                begun = time.monotonic()
-                scores = self.atelier.measure(pictures, *asked, {name: settled.instruments[name] for name in missing})
-                measured = {score.name: score.model_dump(mode="json") for score in scores}
-                if sorted(score.name for score in scores) != sorted(missing):
-                    raise InputError(f"scores {', '.join(missing)}", ", ".join(measured) or "none")
-                seconds = round((time.monotonic() - begun) / len(missing), 3)
-                for name in missing:
-                    found[name] = {"score": measured[name], "seconds": seconds}
-                    self.units.keep(folders[name], found[name])
+                missing = look()  # another run may have measured meanwhile
+                if missing:
+                    yield Working("measuring", folders[missing[0]].name)
+                    begun = time.monotonic()
+                    scores = self.atelier.measure(pictures, *asked, {name: settled.instruments[name] for name in missing})
+                    if sorted(score.name for score in scores) != sorted(missing):
+                        given = ", ".join(score.name for score in scores) or "none"
+                        raise InputError(f"scores {', '.join(missing)}", given)
+                    seconds = round((time.monotonic() - begun) / len(missing), 3)
+                    for score in scores:
+                        self.units.keep(folders[score.name], {"score": score.model_dump(mode="json"), "seconds": seconds})
+                    look()
         for name, folder in folders.items():
-            yield Finished("measuring", folder.name, found[name]["seconds"], name in missing)
-        return tuple(Score.model_validate(found[name]["score"]) for name in folders)
+            yield Finished("measuring", folder.name, (self.units.result(folder) or {}).get("seconds", 0.0), name in missing)
+
+
+def _last(steps: Generator[Any, None, Row]) -> Row:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            row: Row = end.value
+            return row

@@ -114,6 +114,14 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     return Paired(len(differences), mean, error, t_tails(mean / error, len(differences) - 1))
 
 
+def mean_interval(values: Sequence[float], level: float = 1 - ALPHA) -> tuple[float, float] | None:
+    """Holds the true mean in a share `level` of all experiments (Student 1908); None for one value, or for equal ones."""
+    try:
+        return paired(values, [0.0] * len(values)).interval(level)
+    except InputError:
+        return None
+
+
 def holm(p: Sequence[float]) -> list[tuple[float, float]]:
     """(corrected p, level of its interval) of each of m comparisons (Holm 1979): the chance to find anything where there
     is nothing at all stays at ALPHA, whatever the comparisons have to do with each other.

@@ -11,7 +11,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -66,6 +66,11 @@ class ArraySource:
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         return self.texts[self.text_of[index]]
+
+    def attributes_of(self, index: int) -> Mapping[str, str]:
+        """The name of a picture's "class", where it has one."""
+        label = int(self.labels[index])
+        return {"class": self.classes[label]} if self.classes and label >= 0 else {}
 
     def read(self, index: int) -> Sample:
         label = int(self.labels[index])

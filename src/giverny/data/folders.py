@@ -19,7 +19,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from ..base.contracts import Sample
 from ..base.errors import InputError, choose
 from ..base.images import read_picture
-from .tables import decode, read_csv, read_metadata, tidy
+from .tables import attributes, decode, read_csv, read_metadata, tidy
 from .trees import Tree, open_tree
 
 Kind = Literal["metadata", "sidecars", "classes", "plain"]
@@ -44,6 +44,7 @@ class Entry:
     name: str
     captions: tuple[str, ...] = ()
     label: int | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)  # what else its table says
 
 
 @dataclass(eq=False)
@@ -67,6 +68,12 @@ class FolderSource:
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         return self.entries[index].captions
+
+    def attributes_of(self, index: int) -> Mapping[str, str]:
+        """What the table's further columns say of a picture, and its "class" where it has one. They are no part of the
+        source's fingerprint."""
+        entry = self.entries[index]
+        return entry.attributes if entry.label is None else {**entry.attributes, "class": self.classes[entry.label]}
 
     def read(self, index: int) -> Sample:
         """Pixels uint8 (H, W, 3). Raises InputError if the file has gone or changed since it was opened."""
@@ -147,12 +154,12 @@ def open_table(
     if table not in names:
         raise InputError(f"{table} beside the pictures", f"{tree.root} without it", "check that the set is complete")
     rows = read_csv(tree.read_bytes(table), table, (column, *needed))
-    described = [(row[column], *describe(row)) for row in rows]
-    labels = tuple(sorted({label for _, _, label in described if label}))
+    described = [(row[column], *describe(row), attributes(row, (column,))) for row in rows]
+    labels = tuple(sorted({label for _, _, label, _ in described if label}))
     numbers: dict[str, int | None] = {label: number for number, label in enumerate(labels)}
     present = set(names)
-    bad = [(name, f"listed in {table} but missing") for name, _, _ in described if name not in present]
-    entries = [Entry(name, texts, numbers.get(label)) for name, texts, label in described if name in present]
+    bad = [(name, f"listed in {table} but missing") for name, *_ in described if name not in present]
+    entries = [Entry(name, texts, numbers.get(label), told) for name, texts, label, told in described if name in present]
     return _checked(tree, entries, bad, tolerate, "table", labels, ())
 
 
@@ -183,16 +190,18 @@ def _by_tables(
         raise InputError(f"a table {' or '.join(TABLES)}", f"{tree.root} without one")
     on_disk = {unicodedata.normalize("NFC", name): name for name in names} | {name: name for name in names}
     captions: dict[str, tuple[str, ...]] = {}
+    told: dict[str, dict[str, str]] = {}
     bad: dict[str, str] = {}
     for table in tables:
-        for listed, texts in read_metadata(tree.read_bytes(table), table):
+        for listed, texts, others in read_metadata(tree.read_bytes(table), table):
             wanted = str(PurePosixPath(table).parent / listed.strip().replace("\\", "/"))
             name = on_disk.get(wanted) or on_disk.get(unicodedata.normalize("NFC", wanted))
             if name is None:
                 bad[wanted] = f"listed in {table} but missing"
             else:
                 captions[name] = tuple(dict.fromkeys(captions.get(name, ()) + texts))
-    entries = [Entry(name, captions[name]) for name in sorted(captions)]
+                told[name] = {**others, **told.get(name, {})}  # what the first row says counts
+    entries = [Entry(name, captions[name], attributes=told[name]) for name in sorted(captions)]
     return entries, list(bad.items()), tuple(name for name in pictures if name not in captions)
 
 

@@ -1,6 +1,9 @@
 """The first pictures of a source: enough to probe a training without reading a whole set."""
 
+from collections.abc import Mapping
+
 from ..base.contracts import Sample, Source
+from .attributes import attributes_of
 
 
 class Head:
@@ -16,6 +19,9 @@ class Head:
 
     def captions_of(self, index: int) -> tuple[str, ...]:
         return self.source.captions_of(index)
+
+    def attributes_of(self, index: int) -> Mapping[str, str]:
+        return attributes_of(self.source, index)
 
     def read(self, index: int) -> Sample:
         return self.source.read(index)

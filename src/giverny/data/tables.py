@@ -1,7 +1,7 @@
 """Tables that say which text belongs to which picture: `metadata.csv` and `metadata.jsonl`.
 
-The columns are `file_name` and `text`, as the Hugging Face image folders have them; other columns are ignored. In JSON
-lines `text` may be a list of captions. Files are UTF-8, with or without a byte order mark.
+The columns are `file_name` and `text`, as the Hugging Face image folders have them; other columns are a
+picture's attributes. In JSON lines `text` may be a list of captions. Files are UTF-8, with or without a byte order mark.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -81,15 +81,26 @@ def read_jsonl(raw: bytes, where: str, needed: Sequence[str]) -> list[dict[str, 
     return rows
 
 
-def read_metadata(raw: bytes, where: str) -> list[tuple[str, tuple[str, ...]]]:
-    """(file name, captions) for each row of a `metadata.csv` or `metadata.jsonl`."""
+def attributes(row: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, str]:
+    """A row's other columns: text as it is, numbers and truth values as in JSON; empty cells and lists are left out."""
+    told = {}
+    for column, value in row.items():
+        if column not in leave_out and isinstance(value, str | int | float):
+            text = value.strip() if isinstance(value, str) else json.dumps(value)
+            told |= {column: text} if text else {}
+    return told
+
+
+def read_metadata(raw: bytes, where: str) -> list[tuple[str, tuple[str, ...], dict[str, str]]]:
+    """(file name, captions, `attributes`) for each row of a `metadata.csv` or `metadata.jsonl`."""
+    used = ("file_name", "text")
     if where.endswith(".csv"):
-        return [(row["file_name"], tidy([row["text"]])) for row in read_csv(raw, where, ("file_name", "text"))]
+        return [(row["file_name"], tidy([row["text"]]), attributes(row, used)) for row in read_csv(raw, where, used)]
     listed = []
-    for row in read_jsonl(raw, where, ("file_name", "text")):
+    for row in read_jsonl(raw, where, used):
         name, text = row["file_name"], row["text"]
         texts = text if isinstance(text, list) else [] if text is None else [text]
         if not isinstance(name, str) or not all(isinstance(t, str) for t in texts):
             raise InputError("a string `file_name` and a string or list of strings `text`", f"{where}: {row!r:.120}")
-        listed.append((name, tidy(texts)))
+        listed.append((name, tidy(texts), attributes(row, used)))
     return listed

@@ -15,11 +15,21 @@ ROWS = 1024  # of a distance matrix that is held at once
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """Picture by picture; the means are the measures."""
+
+    precision: Tensor  # bool (n,): the painted picture lies inside a ball of a real one
+    recall: Tensor  # bool (m,): the real picture lies inside a ball of a painted one
+    density: Tensor  # float64 (n,): balls of real pictures that a painted one lies in, over k: not bounded by 1
+    coverage: Tensor  # bool (m,): the real picture's ball holds a painted one
+
+
+@dataclass(frozen=True)
 class Manifold:
-    precision: float  # share of painted pictures inside a ball of a real one
-    recall: float  # share of real pictures inside a ball of a painted one
-    density: float  # balls of real pictures that a painted one lies in, over k: not bounded by 1
-    coverage: float  # share of real balls that hold a painted picture
+    precision: float
+    recall: float
+    density: float
+    coverage: float
 
     @property
     def f1(self) -> float:
@@ -33,19 +43,26 @@ def reaches(features: Tensor, k: int) -> Tensor:
     return torch.cat(found)
 
 
-def manifold(painted: Tensor, real: Tensor, k: int = 3) -> Manifold:
+def neighbours(painted: Tensor, real: Tensor, k: int = 3) -> Neighbours:
     """painted (n, d), real (m, d), Euclidean. Raises InputError where a side has not more than k rows."""
     if k < 1 or min(len(painted), len(real)) <= k:
         raise InputError(f"more than k = {k} >= 1 pictures on either side", f"{len(painted)} and {len(real)}")
     painted, real = painted.double(), real.double()
     reach_painted, reach_real = reaches(painted, k), reaches(real, k)
-    inside, balls, reached, covered = 0, 0, torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
+    inside, balls = [], []
+    reached, covered = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
     for rows, reach in zip(painted.split(ROWS), reach_painted.split(ROWS), strict=True):
         apart = torch.cdist(rows, real)  # (rows, m)
         within = apart <= reach_real
-        inside += int(within.any(1).sum())
-        balls += int(within.sum())
+        inside.append(within.any(1))
+        balls.append(within.sum(1).double() / k)
         covered |= within.any(0)
         reached |= (apart <= reach[:, None]).any(0)
-    n = len(painted)
-    return Manifold(inside / n, float(reached.double().mean()), balls / (k * n), float(covered.double().mean()))
+    return Neighbours(torch.cat(inside), reached, torch.cat(balls), covered)
+
+
+def manifold(painted: Tensor, real: Tensor, k: int = 3) -> Manifold:
+    """The means over `neighbours`."""
+    found = neighbours(painted, real, k)
+    means = (float(part.double().mean()) for part in (found.precision, found.recall, found.density, found.coverage))
+    return Manifold(*means)

@@ -130,7 +130,13 @@ class Coarse(nn.Module):
         once, twice = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         once = [self.branch3x3_2a(once), self.branch3x3_2b(once)]
         return torch.cat(
-            [self.branch1x1(x), *once, self.branch3x3dbl_3a(twice), self.branch3x3dbl_3b(twice), self.branch_pool(self.pool(x))],
+            [
+                self.branch1x1(x),
+                *once,
+                self.branch3x3dbl_3a(twice),
+                self.branch3x3dbl_3b(twice),
+                self.branch_pool(self.pool(x)),
+            ],
             1,
         )
 

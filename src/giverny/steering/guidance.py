@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..base.contracts import Branch, Condition, ConditionPlan, Denoise, Estimate, NoiseLevel, Prepared, Probe
 from ..base.errors import InputError
+from .contrast import Origin, rescaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,14 @@ def classifier_free(
 
 
 def guided(
-    denoise: Denoise, plan: ConditionPlan, total: int, probe: Probe | None = None, grad: bool = False, every: int = 1
+    denoise: Denoise,
+    plan: ConditionPlan,
+    total: int,
+    probe: Probe | None = None,
+    grad: bool = False,
+    every: int = 1,
+    rescale: float = 0.0,
+    origin: Origin | None = None,
 ) -> Estimate:
     """The estimate a sampler asks for: at each call, the sum of weight * denoised over the branches in force.
 
@@ -88,8 +96,12 @@ def guided(
     every: 1 asks all branches at each call. At n, only each n-th call does while the same branches are in force; in between
     the first is asked alone, and what the others added to it last time is added again. Cheaper by up to (k - 1) / k of the
     rows, and no longer exact.
+    rescale: share 0 to 1 of the way to the standard deviation of the first branch's prediction, see `contrast.rescaled`; wants
+    the `origin` of this denoiser's estimates. What is kept for `every` is kept as it was before.
     Raises InputError where the denoiser cannot do what is asked, and for `every` below 1.
     """
+    if rescale and origin is None:
+        raise ValueError("rescaled guidance wants the origin of the denoiser's estimates")
     if every < 1:
         raise InputError("guidance worked out at every estimate (1) or more seldom (2, 3, ...)", str(every))
     for wanted, asked in (("probe", probe is not None), ("grad", grad)):
@@ -122,11 +134,14 @@ def guided(
             cleans = denoise(x, level, prepared, probe).to(x.dtype).chunk(k)
         if push is not None:
             push.calls += 1
-            return cleans[0] + push.added
-        result = branches[0].weight * cleans[0]
-        for branch, clean in zip(branches[1:], cleans[1:], strict=True):
-            result = torch.add(result, clean, alpha=branch.weight)
-        pushed = Push(branches, result - cleans[0]) if every > 1 and k > 1 else None
+            result = cleans[0] + push.added
+        else:
+            result = branches[0].weight * cleans[0]
+            for branch, clean in zip(branches[1:], cleans[1:], strict=True):
+                result = torch.add(result, clean, alpha=branch.weight)
+            pushed = Push(branches, (result - cleans[0]).detach()) if every > 1 and k > 1 else None
+        if rescale and origin is not None and len(branches) > 1:
+            return rescaled(result, cleans[0], origin(x, level), rescale)
         return result
 
     return estimate

@@ -69,6 +69,20 @@ class Tokenizer:
         return Tokenizer(_clip_shape({symbol: i for i, symbol in enumerate(symbols)}, merges), length)
 
     @staticmethod
+    def whole(texts: Iterable[str], length: int = 77) -> Tokenizer:
+        """Every text is one token, upper and lower case alike; texts that are not among them read as nothing. What it knows of
+        a class is its number."""
+        from tokenizers import Tokenizer as Inner
+        from tokenizers import models, normalizers
+
+        known = sorted({text.lower() for text in texts})
+        symbols = {text: i for i, text in enumerate(dict.fromkeys([*known, START, END]))}
+        inner = Inner(models.WordLevel(symbols, unk_token=END))
+        inner.add_special_tokens([START, END])
+        inner.normalizer = normalizers.Lowercase()
+        return Tokenizer(inner, length)
+
+    @staticmethod
     def read(path: str | Path, length: int = 77) -> Tokenizer:
         from tokenizers import Tokenizer as Inner
 

@@ -26,4 +26,24 @@ class DiffusionKnobs(Knobs):
     guidance_every: int = Field(
         1, ge=1, le=100, description="work guidance out at every n-th estimate and keep it in between: faster, less exact"
     )
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="take back the contrast that guidance adds: 0 not at all, 0.7 usual, 1 all"
+    )
+    threshold: float = Field(
+        0.0, ge=0, le=1, description="dynamic thresholding at this percentile, such as 0.995; 0 is off; for models of pixels"
+    )
+    clip_guidance: float = Field(
+        0.0, ge=0, le=1e6, description="push the picture to where CLIP finds it closer to the words: 0 is off; slow"
+    )
+    clip_guidance_cutouts: int = Field(
+        0, ge=0, le=64, description="show CLIP so many random cuts of the picture; 0: the whole picture"
+    )
+    clip_model: str = Field("", description="whose CLIP guides: a model's name or folder; empty: this model's own")
+    upscale: float = Field(1.0, ge=1, le=16, description="paint, enlarge so many times, and paint over: 1 is off")
+    upscale_strength: float = Field(
+        0.5, ge=0, le=1, description="part of the steps painted again after enlarging: 0 only enlarges, 1 paints anew"
+    )
+    upscale_in: Literal["pixels", "latents"] = Field(
+        "pixels", description="what is enlarged: the picture (bicubic) or its latents (bilinear)"
+    )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")

@@ -7,7 +7,7 @@ events; closing the iterator stops within one step.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,18 +32,23 @@ from ...base.contracts import (
     Started,
 )
 from ...base.errors import InputError
-from ...base.images import to_pixels
+from ...base.images import Filter, resize, to_pixels
 from ...base.recipe import check
 from ...base.runtime import PictureStreams, versions
 from ...sampling.noise import PictureNoise
-from ...sampling.samplers import get_sampler, sampler_name
+from ...sampling.samplers import Walk, get_sampler, sampler_name
 from ...sampling.schedules import levels
 from ...steering.between import between
-from ...steering.guidance import classifier_free, guided
+from ...steering.clip_guidance import Guide
+from ...text.space import SharedSpace
+from .estimate import estimates
+from .guides import ClipGuide
 from .knobs import DiffusionKnobs
 from .recipe import Parts
+from .second_pass import enlarged, final_size, last_steps
 
 BATCH = 64  # pictures painted together at most
+MOST = 4096  # pixels along a side
 
 
 class DiffusionPainter:
@@ -64,6 +69,7 @@ class DiffusionPainter:
         precision: torch.dtype = torch.float32,
         backend: Denoise | None = None,  # a faster form of the same denoiser; None: the plain one
         backend_name: str = "plain",
+        clips: Callable[[str], SharedSpace] | None = None,  # opens a CLIP by name, the model's own for ""
     ) -> None:
         self.parts, self.name, self.fingerprint, self.size = parts, name, fingerprint, size
         self.defaults = dict(defaults or {})
@@ -71,6 +77,8 @@ class DiffusionPainter:
         self.denoise: Denoise = backend if backend is not None else parts.denoiser
         self.backend = backend_name if backend is not None else "plain"
         self.codec = packed_codec(parts.codec) if self.backend == "packed" else parts.codec
+        self.clips = clips
+        self._guides: dict[str, Guide] = {}
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
@@ -78,16 +86,35 @@ class DiffusionPainter:
         sampler_name(knobs.sampler)
         if knobs.guidance_from > knobs.guidance_to:
             raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
+        if knobs.threshold and self.parts.recipe.autoencoder is not None:
+            remedy = "Of latents it would cut arbitrary parts: use guidance_rescale, or less guidance."
+            raise InputError(
+                "a model of pixels, which have a range, for `threshold`", "one of latents, which have none", remedy
+            )
         width, height = size = request.size or self.size
         step = self.parts.step
-        if min(size) < step or width % step or height % step or max(size) > 4096:
-            near = tuple(max(step, round(min(side, 4096) / step) * step) for side in size)
+        if min(size) < step or width % step or height % step or max(size) > MOST:
+            near = tuple(max(step, round(min(side, MOST) / step) * step) for side in size)
             raise InputError(
-                f"sides from {step} to 4096 divisible by {step}",
+                f"sides from {step} to {MOST} divisible by {step}",
                 f"{width} x {height}",
                 f"Nearest: {near[0]} x {near[1]}.",
             )
+        larger = final_size(size, knobs.upscale, step)
+        if max(larger) > MOST:
+            given = f"{width} x {height} enlarged {knobs.upscale:g} times"
+            raise InputError(f"sides of at most {MOST} in the end", given, f"upscale can be {MOST / max(size):.4g} here")
+        if knobs.clip_guidance:
+            self.guide(knobs.clip_model)
         return knobs, size
+
+    def guide(self, model: str = "") -> Guide:
+        """The CLIP that guides, opened when it is first asked for. model: whose; "" for this model's own."""
+        if model not in self._guides:
+            if self.clips is None:
+                raise InputError("a painter that has been given a CLIP for `clip_guidance`", "one without", "Open it by name.")
+            self._guides[model] = ClipGuide(self.clips(model))  # one assignment: threads at worst open it twice
+        return self._guides[model]
 
     def paint(self, requests: Sequence[Request], previews: bool = False, trace: bool = False) -> Iterator[Event]:
         """Paint all requests; those of equal settings and size together. Bad requests fail alone, in their own event."""
@@ -108,36 +135,65 @@ class DiffusionPainter:
     ) -> Iterator[Event]:
         began = time.perf_counter()
         spread = self.levels(knobs)
+        again = last_steps(spread, knobs.upscale_strength) if knobs.upscale > 1 else None
+        total = spread.steps + (again.steps if again else 0)
         for request in requests:
-            yield Started(request.id, spread.steps)
-        positive, negative = self._conditions(requests)
-        plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
-        estimate = guided(self.denoise, plan, spread.steps, every=knobs.guidance_every)
-        codec = self.codec
-        shape = (codec.channels, size[1] // codec.factor, size[0] // codec.factor)
+            yield Started(request.id, total)
+        guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
+        make = estimates(self.parts, self.denoise, knobs, *self._conditions(requests), requests, guide)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others)
-        # Networks may be coarse; the sum of all steps is not.
-        noise = PictureNoise(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
+        sampler = self.sampler(knobs)
+        noise = self._noise(streams, size)
         start = noise.initial(spread[0])
-        kept = [self._pixels(start)] if trace else []  # (B, H, W, 3) per moment: the sample itself, noise first
-        walk = self.sampler(knobs)(estimate, start, spread, noise)
-        while True:
-            try:
-                step = next(walk)
-            except StopIteration as end:
-                x: Tensor = end.value
-                break
-            if trace:
-                kept.append(self._pixels(step.x))
-            shown = self._pixels(step.clean) if previews else None
-            for i, request in enumerate(requests):
-                yield Progress(request.id, step.index + 1, step.total, shown[i] if shown is not None else None)
+        kept = [self._pixels(start)] if trace else None  # (B, H, W, 3) per moment: the sample itself, noise first
+        x = yield from self._run(sampler(make(spread.steps), start, spread, noise), requests, 0, total, previews, kept)
+        if knobs.upscale > 1:
+            larger = final_size(size, knobs.upscale, self.parts.step)
+            x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
+            if again is not None:
+                noise = self._noise(streams, larger)  # the same streams, further on
+                x = again[0].alpha.to(x) * x + noise.initial(again[0])
+                if kept is not None:
+                    kept.append(self._pixels(x))
+                walk = sampler(make(again.steps), x, again, noise)
+                x = yield from self._run(walk, requests, spread.steps, total, previews, kept)
         pixels = self._pixels(x)
         seconds = (time.perf_counter() - began) / len(requests)
         for i, request in enumerate(requests):
             origin = self._provenance(request, knobs, size, len(requests), seconds)
-            yield Done(request.id, Picture(pixels[i], origin, tuple(k[i] for k in kept)))
+            final = (pixels.shape[2], pixels.shape[1])
+            moments = (k[i] for k in kept or ())
+            # All moments are as large as the picture, so that they can be shown beside or after each other.
+            frames = tuple(m if m.shape == pixels[i].shape else resize(m, final, Filter.NEAREST) for m in moments)
+            yield Done(request.id, Picture(pixels[i], origin, frames))
+
+    def _run(
+        self,
+        walk: Walk,
+        requests: Sequence[Request],
+        told: int,  # steps of earlier runs over these pictures
+        total: int,
+        previews: bool,
+        kept: list[np.ndarray] | None,  # takes the sample after each step
+    ) -> Generator[Event, None, Tensor]:
+        """Pull a sampler to its end, telling of each step; returns the final sample."""
+        while True:
+            try:
+                step = next(walk)
+            except StopIteration as end:
+                final: Tensor = end.value
+                return final
+            if kept is not None:
+                kept.append(self._pixels(step.x))
+            shown = self._pixels(step.clean) if previews else None
+            for i, request in enumerate(requests):
+                yield Progress(request.id, told + step.index + 1, total, shown[i] if shown is not None else None)
+
+    def _noise(self, streams: PictureStreams, size: tuple[int, int]) -> PictureNoise:
+        shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
+        # Networks may be coarse; the sum of all steps is not.
+        return PictureNoise(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
 
     def levels(self, knobs: DiffusionKnobs) -> Levels:
         return levels(self.parts.denoiser.table, knobs.steps, knobs.spacing)

@@ -56,7 +56,10 @@ class DataRecipe(Frozen):
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour")
     fit: Fit = Field("crop", description="how pictures are brought to size")
     flip: bool = Field(False, description="mirror half of the pictures")
-    captions: Literal["first", "any"] = Field("any", description="the first caption of a picture, or any of them")
+    captions: Literal["first", "any", "shuffled"] = Field(
+        "any", description="the first caption of a picture, or any of them; shuffled: of another picture, a control for experiments"
+    )
+    share: float = Field(1.0, gt=0, le=1, description="part of the training pictures that is used; the larger hold the smaller")
     validation: int = Field(256, ge=1, description="pictures held out of training, for validation")
 
 
@@ -79,7 +82,16 @@ class DecoderStage(StageRecipe):
 
 
 class TextStage(StageRecipe):
+    """How words are read. What `learn` and `given` leave out is not trained, and takes nothing of a budget."""
+
     vocabulary: int = Field(1024, ge=514, description="tokens of the byte-pair tokenizer, learnt from the captions")
+    words: Literal["pieces", "whole"] = Field(
+        "pieces", description="whole: every caption is one token, as a class has a number; no other words are understood"
+    )
+    learn: bool = Field(True, description="train CLIP on the captions; false: its words' side stays as chance drew it")
+    given: str | None = Field(
+        None, description="a trained CLIP instead: folder in transformers' layout, or a model's with CLIP beside it"
+    )
     text: ClipTextRecipe
     image: ClipImageRecipe
     shared_width: int = Field(64, ge=1)
@@ -136,9 +148,17 @@ class DiffusionRecipe(Frozen):
             raise ValueError(f"denoiser.network.context_width wants to be text.text.width = {text.width}")
         if net.additive and net.pooled_width != self.text.shared_width:
             raise ValueError(f"denoiser.network.pooled_width wants to be text.shared_width = {self.text.shared_width}")
+        if self.text.given is not None and (self.text.words == "whole" or not self.text.learn):
+            raise ValueError("text.given brings its own words and is not trained: leave text.words and text.learn as they are")
+        if self.autoencoder is not None and self.autoencoder.objective.perceptual > 0 and not self.trains_text:
+            raise ValueError("autoencoder.objective.perceptual looks with CLIP's picture tower, which is not trained here")
         if self.text.image.channels != self.data.channels or (self.text.image.size,) * 2 != self.data.size:
             raise ValueError(f"text.image wants size and channels of data, {self.data.size} and {self.data.channels}")
         return self
+
+    @property
+    def trains_text(self) -> bool:
+        return self.text.learn and self.text.given is None
 
     @property
     def clip(self) -> ClipRecipe:

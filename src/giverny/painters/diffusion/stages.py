@@ -15,12 +15,14 @@ from torch import Tensor
 
 from ...autoencoders.codec import LatentScale
 from ...base.contracts import Batch, Objective, Request, Source, StageJob, Trained
+from ...base.errors import InputError
 from ...base.files import fingerprint, fingerprint_tensors
 from ...base.images import to_tensor
 from ...base.runtime import derive_seed
 from ...checkpoints.native import fill
 from ...data.latents import LatentLoader, statistics, write_latents
 from ...data.loader import Kept, Loader
+from ...data.parted import ShuffledCaptions
 from ...text.clip import Clip
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import Contrast
@@ -47,10 +49,13 @@ class DiffusionWorkshop:
     device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:
+        if self.recipe.data.captions == "shuffled":
+            self.source = ShuffledCaptions(self.source)
         count, held = len(self.source), self.recipe.data.validation
         held = min(held, max(1, count // 5))
         order = np.random.default_rng(derive_seed("held out", self.source.fingerprint)).permutation(count)
-        self.held, self.kept = np.sort(order[:held]), np.sort(order[held:])
+        used = held + max(1, round((count - held) * self.recipe.data.share))
+        self.held, self.kept = np.sort(order[:held]), np.sort(order[held:used])
         self.autoencoder: Autoencoder | None = None
         self.clip: Clip | None = None
         self.tokenizer: Tokenizer | None = None
@@ -63,12 +68,14 @@ class DiffusionWorkshop:
     def shares(self) -> dict[str, float]:
         recipe = self.recipe
         first = {"autoencoder": recipe.autoencoder.share} if recipe.autoencoder is not None else {}
+        text = {"text": recipe.text.share} if recipe.trains_text else {}
         last = {"decoder": recipe.decoder.share} if recipe.decoder is not None else {}
-        return first | {"text": recipe.text.share, "denoiser": recipe.denoiser.share} | last
+        return first | text | {"denoiser": recipe.denoiser.share} | last
 
     def jobs(self) -> Iterator[StageJob]:
         """Stages in order; each is asked for only after the one before has been accepted."""
-        recipe, data = self.recipe, [self.recipe.data.model_dump(exclude={"source"}), self.source.fingerprint]
+        usual = {"share"} if self.recipe.data.share == 1 else set()
+        recipe, data = self.recipe, [self.recipe.data.model_dump(exclude={"source"} | usual), self.source.fingerprint]
 
         def job(name: str, stage: StageRecipe, made_with: list[Any], start: Any, keep: Any) -> StageJob:
             # Neither the share of a budget nor the pace of a loop makes another stage of it.
@@ -81,7 +88,9 @@ class DiffusionWorkshop:
         if recipe.autoencoder is not None:
             seen_by = [fingerprint_tensors(self.clip.vision_model.state_dict())] if looks and self.clip is not None else []
             yield job("autoencoder", recipe.autoencoder, seen_by, self._reconstruct, self._keep_autoencoder)
-        if not looks:
+        if not recipe.trains_text:
+            self.clip = self._given_clip()
+        elif not looks:
             yield job("text", recipe.text, [], self._contrast, self._keep_clip)
         # Two trainings of one recipe come to different weights: what is built on them goes by the weights themselves.
         weights = [fingerprint_tensors(n.state_dict()) for n in (self.autoencoder, self.clip) if n is not None]
@@ -118,7 +127,7 @@ class DiffusionWorkshop:
             scale=self.scale,
             picture_channels=recipe.data.channels,
             text=recipe.text.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}),
-            image=recipe.text.image,
+            image=self.clip.recipe.image if self.clip is not None else recipe.text.image,
             pooled_width=recipe.text.shared_width,
             denoiser=recipe.denoiser.network,
             mask_padding=recipe.denoiser.mask_padding,
@@ -132,7 +141,7 @@ class DiffusionWorkshop:
         data = self.recipe.data
         return Loader(
             self.source, size=data.size, channels=data.channels, batch=batch, seed=seed, fit=data.fit, flip=data.flip,
-            captions=data.captions, workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
+            captions="first" if data.captions == "first" else "any", workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
             kept=self._pictures,
         )  # fmt: skip
 
@@ -186,11 +195,29 @@ class DiffusionWorkshop:
 
     def _tokenizer(self) -> Tokenizer:
         """Learnt from every distinct caption of the data; the same data gives the same tokenizer."""
-        if self.tokenizer is None:
+        text = self.recipe.text
+        if self.tokenizer is None and text.given is not None:
+            self.tokenizer = Tokenizer.read(Path(text.given) / "tokenizer.json", text.text.length)
+        elif self.tokenizer is None:
             loader = self._loader(1, 0, shard=(0, 1))
-            texts = sorted({text for index in range(len(self.source)) for text in loader.captions_of(index)})
-            self.tokenizer = Tokenizer.train(texts, self.recipe.text.vocabulary, self.recipe.text.text.length)
+            texts = sorted({caption for index in range(len(self.source)) for caption in loader.captions_of(index)})
+            whole = text.words == "whole"
+            length = text.text.length
+            self.tokenizer = Tokenizer.whole(texts, length) if whole else Tokenizer.train(texts, text.vocabulary, length)
         return self.tokenizer
+
+    def _given_clip(self) -> Clip:
+        """One that is not trained here: as chance draws it, or from a folder."""
+        stage = self.recipe.text
+        if stage.given is None:
+            with seeded(stage.loop.seed, "clip"):
+                return self._new_clip().eval().requires_grad_(False)
+        clip = open_clip_folder(Path(stage.given))
+        wanted = self._new_clip().recipe
+        if (clip.recipe.text, clip.recipe.shared_width) != (wanted.text, wanted.shared_width):
+            given = f"{clip.recipe.text.model_dump()} and {clip.recipe.shared_width}"
+            raise InputError(f"text.text and text.shared_width as in {stage.given}: {given}", str(wanted.text.model_dump()))
+        return clip.to(self.device).eval().requires_grad_(False)
 
     def _new_clip(self) -> Clip:
         clip = self.recipe.clip

@@ -1,0 +1,159 @@
+"""Where experiments are carried out: the names of a cell become trainings, pictures and scores (compare.experiment.Atelier)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..base.contracts import Done, Failed, Instrument, Request, Score, Source
+from ..base.errors import InputError, choose
+from ..base.images import read_picture
+from ..base.recipe import check, override
+from ..checkpoints.native import read_card
+from ..compare.cells import Cell, ExperimentRecipe
+from ..compare.experiment import Settled
+from ..compare.units import picture_path
+from ..metrics.scores import KINDS
+from ..pipelines.measure import Measured, Shown, measure
+from .instruments import cache_folder, open_instrument, open_part
+from .models import family, find_model, open_clip, open_judge, open_painter
+from .recipes import load_recipe, open_source
+from .training import train
+
+# Which measure gives which scores; those of words and of judges need no reference.
+OF_KINDS = {
+    "KID": "kid", "FID": "fid", "MiFID": "mifid", "memorization distance": "mifid", "precision": "manifold",
+    "recall": "manifold", "coverage": "manifold", "density": "manifold", "diversity": "diversity", "nearest / real": "nearest",
+}  # fmt: skip
+OF_WORDS = ("CLIP cosine", "CLIPScore", "CLIP percent", "R-precision")
+JUDGED = "judged "
+
+
+class Bench:
+    """compare.experiment.Atelier over recipes, models and data by name. Opens each thing once."""
+
+    def __init__(self, recipe: ExperimentRecipe, device: str = "auto") -> None:
+        self.recipe, self.device = recipe, device
+        self._sources: dict[str, Source] = {}
+
+    # -- what a cell means ---------------------------------------------------------------------------------------------
+
+    def settle(self, cell: Cell) -> Settled:
+        knobs = override({}, cell.knobs)
+        model: Mapping[str, Any] | Path
+        if cell.model is not None:
+            model = find_model(cell.model)
+            card = read_card(model)
+            kind, own = family(card.family), card.knobs
+        else:
+            checked: Any = load_recipe(str(cell.recipe), cell.overrides, cell.preset)
+            kind, own = family(checked.family), getattr(checked, "knobs", {})
+            told = checked.model_dump(mode="json", exclude={"budget", "title", "prompts", "licence"})
+            model = {"recipe": told, "data": self._source(checked.data.source).fingerprint, "giverny": version("giverny")}
+        settled = check(kind.knobs, {**own, **knobs}, "knobs").model_dump(mode="json")
+        return Settled(model, settled, {name: self._instrument_of(name) for name in self.recipe.measure})
+
+    def fingerprint(self, folder: Path) -> str:
+        return read_card(find_model(folder)).fingerprint
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources:
+            self._sources[name] = open_source(name)
+        return self._sources[name]
+
+    def _instrument_of(self, name: str) -> dict[str, Any]:
+        """All that a score depends on but the pictures."""
+        of = self.recipe.instrument
+        if name in OF_KINDS:
+            told = {"reference": self.reference.fingerprint, "most": of.most, **self.instrument.conditions()}
+        elif name in OF_WORDS:
+            told = {"clip": of.words, "fingerprint": self.fingerprint(find_model(str(of.words)))} if of.words else {}
+        elif name.startswith(JUDGED):
+            told = self.judge.conditions() if self.judge is not None else {}
+        else:
+            choose(name, (*OF_KINDS, *OF_WORDS, f"{JUDGED}<attribute>", f"{JUDGED}all"), "score")
+        if not told:
+            entry = "words" if name in OF_WORDS else "judge"
+            raise InputError(f"instrument.{entry} for the score {name!r}", "none", "Name a model in [instrument].")
+        return {"giverny": version("giverny"), **told}
+
+    # -- instruments ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def instrument(self) -> Instrument:
+        return open_instrument(self.recipe.instrument.features, self.recipe.instrument.resizer, self.device)
+
+    @cached_property
+    def reference(self) -> Source:
+        named = self.recipe.instrument.reference
+        if named is None:
+            if self.recipe.recipe is None:
+                raise InputError(
+                    "instrument.reference: real pictures to measure against", "none, and no recipe whose data to take"
+                )
+            checked: Any = load_recipe(self.recipe.recipe, self.recipe.overrides, self.recipe.preset)
+            named = checked.data.source
+        return open_part(str(named), self.recipe.instrument.split)
+
+    @cached_property
+    def judge(self) -> Any:
+        named = self.recipe.instrument.judge
+        return open_judge(named, self.device) if named else None
+
+    @cached_property
+    def words(self) -> Any:
+        named = self.recipe.instrument.words
+        return (open_clip(named, self.device), {"clip": named}) if named else None
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def train(self, training: Mapping[str, Any], seed: int, budget: float, folder: Path) -> Generator[Any, None, None]:
+        recipe = load_recipe(seeded(training["recipe"], seed))
+        with closing(
+            train(recipe, folder, budget, True, self.device, self._source(training["recipe"]["data"]["source"]))
+        ) as told:  # type: ignore[type-var]
+            yield from told
+
+    def paint(
+        self, model: Path, prompts: Sequence[str], knobs: Mapping[str, Any], seeds: Sequence[int], folder: Path
+    ) -> Generator[Any, None, None]:
+        asked = [
+            Request(prompt=prompt, seed=seed, knobs=dict(knobs), id=str(i))
+            for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+            if not picture_path(folder, i).is_file()
+        ]
+        with closing(open_painter(find_model(model), self.device).paint(asked)) as events:  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Failed):
+                    raise InputError("a picture", event.reason)
+                if isinstance(event, Done):
+                    event.artifact.save(picture_path(folder, int(event.id)))
+                yield event
+
+    def measure(
+        self, pictures: Path, prompts: Sequence[str], seeds: Sequence[int], instruments: Mapping[str, Any]
+    ) -> list[Score]:
+        kinds = list(dict.fromkeys(kind for kind in KINDS if kind in {OF_KINDS.get(name) for name in instruments}))
+        worded, judged = any(name in OF_WORDS for name in instruments), any(name.startswith(JUDGED) for name in instruments)
+
+        def shown() -> Iterator[Shown]:
+            for number, prompt in enumerate(prompts):
+                yield Shown(read_picture(picture_path(pictures, number).read_bytes()), prompt, number=number)
+
+        found: Measured = measure(
+            shown(), self.reference, self.instrument, kinds, space=self.words if worded else None,
+            judge=self.judge if judged else None, cache=cache_folder(), most=self.recipe.instrument.most, count=len(prompts),
+            conditions={"seeds": [min(seeds), max(seeds)]},
+        )  # fmt: skip
+        by_name = {score.name: score for score in found.scores}
+        return [by_name[choose(name, by_name, "score")] for name in instruments]
+
+
+def seeded(recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The same recipe with this seed in every loop."""
+    found = {key: seeded(value, seed) if isinstance(value, Mapping) else value for key, value in recipe.items()}
+    return found | ({"loop": {**found["loop"], "seed": seed}} if "loop" in found else {})

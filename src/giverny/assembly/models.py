@@ -1,0 +1,125 @@
+"""Names of families and models become objects.
+
+A family is a file (or folder) in `giverny/painters` that exports PAINTER; its file name is its name. Packages of others
+join through the entry point group `giverny.painters`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..base.contracts import Family, Painter
+from ..base.errors import InputError, nearest
+from ..base.runtime import pick_device, pick_precision
+from ..checkpoints.clip_layouts import CONFIG, read_clip
+from ..checkpoints.native import CARD, Card, fill, read_card
+from ..text.clip import ClipRecipe
+from ..text.space import SharedSpace
+from ..text.tokenizer import Tokenizer
+
+PACKAGE = Path(__file__).parents[1]
+DEFAULT_MODEL = "wardrobe"
+
+
+def families() -> tuple[str, ...]:
+    """Names of all kinds of maker: the files of the painters room, and those that other packages bring."""
+    own = [m.name for m in pkgutil.iter_modules([str(PACKAGE / "painters")])]
+    return tuple(sorted({*own, *(e.name for e in entry_points(group="giverny.painters"))}))
+
+
+def family(name: str) -> Family:
+    if name not in families():
+        raise InputError("a known family of painters", repr(name), nearest(name, families()))
+    for entry in entry_points(group="giverny.painters"):
+        if entry.name == name:
+            return entry.load()
+    found: Family = importlib.import_module(f"..painters.{name}", __package__).PAINTER
+    return found
+
+
+def user_models() -> Path:
+    """Where a user's own models are kept: GIVERNY_MODELS, or the place this system has for such things."""
+    from platformdirs import user_data_path
+
+    named = os.environ.get("GIVERNY_MODELS")
+    return Path(named) if named else user_data_path("giverny") / "models"
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Where models are looked for by name: the user's own, then what ships with the package."""
+    return (user_models(), PACKAGE / "shelf")
+
+
+def models() -> dict[str, Path]:
+    """Every model that can be opened by name. An earlier place wins over a later one."""
+    found: dict[str, Path] = {}
+    for place in model_folders():
+        for card in sorted(place.glob(f"*/{CARD}")):
+            found.setdefault(card.parent.name, card.parent)
+    return found
+
+
+def find_model(name: str | Path = DEFAULT_MODEL) -> Path:
+    """The folder of a model: by name, or by path (of a model folder or of a run folder)."""
+    known = models()
+    if str(name) in known:
+        return known[str(name)]
+    path = Path(name).expanduser()
+    for folder in (path, path / "model"):
+        if (folder / CARD).is_file():
+            return folder
+    raise InputError("a model's name or the path of its folder", repr(str(name)), nearest(str(name), known))
+
+
+def open_painter(
+    model: str | Path = DEFAULT_MODEL, device: str = "auto", precision: str = "auto", backend: str = "auto"
+) -> Painter:
+    """A painter, ready to paint. model: a name from `giverny models`, or a folder."""
+    folder = find_model(model)
+    card = read_card(folder)
+    place = pick_device(device)
+    painter: Painter = family(card.family).open(folder, card, place, pick_precision(place, precision), backend)
+    return painter
+
+
+def open_clip(model: str | Path = DEFAULT_MODEL, device: str = "auto") -> SharedSpace:
+    """The CLIP beside a diffusion model, to ask how well words and pictures fit. model: as for `open_painter`.
+
+    Or a published CLIP: a folder in transformers' layout, with tokenizer.json and preprocessor_config.json (of which the
+    mean and the deviation are read).
+    """
+    from ..painters.diffusion import family as diffusion
+
+    place, path = pick_device(device), Path(model).expanduser()
+    if (path / CONFIG).is_file() and not (path / CARD).is_file():
+        values, tensors = read_clip(path)
+        recipe, told = ClipRecipe(**values), path / "preprocessor_config.json"
+        try:
+            brought = json.loads(told.read_text("utf-8"))
+            mean, deviation = brought["image_mean"], brought["image_std"]
+        except (OSError, ValueError, LookupError) as error:
+            raise InputError("image_mean and image_std beside the weights", f"{told} ({error})") from error
+        with torch.device("meta"):
+            clip = recipe.build()
+        fill(clip, tensors, "CLIP")
+        return SharedSpace(clip, Tokenizer.read(path / "tokenizer.json", recipe.text.length), place, mean, deviation)
+    folder = find_model(model)
+    card = read_card(folder)
+    if card.family != diffusion.PAINTER.name:
+        raise InputError("a diffusion model, which has CLIP beside it", f"{folder}, of family {card.family!r}")
+    return diffusion.open_clip(folder, card, place)
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """A card as plain data, with where it lies and how large it is."""
+    card: Card = read_card(folder)
+    size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+    return {**json.loads(card.model_dump_json()), "folder": str(folder), "bytes": size, "fingerprint": card.fingerprint}

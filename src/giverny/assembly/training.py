@@ -1,0 +1,91 @@
+"""Recipes become runs, and runs models."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..base.contracts import Frozen, Source, Trained
+from ..base.errors import InputError
+from ..base.files import atomic_write
+from ..base.recipe import to_toml
+from ..base.runtime import describe_machine, pick_device
+from ..checkpoints.native import Card, write_model
+from ..compare.report import write_report
+from ..data.catalog import CATALOG
+from ..data.head import Head
+from ..pipelines.probe import probe
+from ..pipelines.train import StageReport, train_stages
+from ..training.parallel import World, world
+from .models import family
+from .recipes import load_recipe, open_source
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Frozen,
+    run: str | Path,
+    budget: float | None = None,  # seconds for all stages together; None: the recipe's own, or each stage's steps
+    resume: bool = False,
+    device: str = "auto",
+    source: Source | None = None,  # None: opened by the recipe's data.source
+) -> Iterator[StageReport]:
+    """Train a recipe into a run folder; the model lies in run/model when the iterator ends. Closing it saves and stops."""
+    checked: Any = load_recipe(recipe)
+    run, place = Path(run), pick_device(device)
+    if place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ:
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # torchrun: one device a process
+    if budget is None and checked.budget is not None:
+        budget = checked.budget
+    with world() as processes:
+        if not resume and processes.leads and (run / "stages").exists():
+            raise InputError("a fresh run folder, or --resume", f"{run}, which holds a run", "Or name another with --out.")
+        found = source if source is not None else open_source(checked.data.source)
+        workshop = family(checked.family).workshop(checked, found, run / "cache", processes, place)
+        told_first = False
+        try:
+            with closing(train_stages(workshop, run, budget, resume, processes, place)) as stages:
+                for told in stages:
+                    if processes.leads and not told_first:  # not before: a run of another recipe may yet be refused
+                        atomic_write(run / "recipe.toml", to_toml(checked))
+                    told_first = True
+                    yield told
+            if processes.leads:
+                result = workshop.result()
+                write_model(run / "model", card_of(checked, found, result, run, place), result.networks, result.extras)
+        finally:
+            if processes.leads and run.is_dir():
+                write_report(run)
+
+
+def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device) -> Card:
+    """The card of a finished run: what it was trained on, for how long, on which machine."""
+    stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
+    data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
+    if recipe.data.source in CATALOG:
+        data |= {"licence": CATALOG[recipe.data.source].licence, "homepage": CATALOG[recipe.data.source].homepage}
+    machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
+    training = {
+        "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
+        "hours": round(sum(note["seconds"] for note in stages.values()) / 3600, 3),
+        "device": str(device),
+        **machine,
+    }
+    return Card(
+        family=recipe.family, name=recipe.name, title=recipe.title, size=result.size, recipe=dict(result.recipe),
+        knobs=dict(result.knobs), prompts=result.prompts, data=data, licence=recipe.licence, training=training,
+    )  # fmt: skip
+
+
+def probe_training(recipe: Frozen, budget: float | None = None, device: str = "auto") -> list[dict[str, Any]]:
+    """What a training would take, from three steps of each stage on a few pictures; nothing is kept."""
+    checked: Any = recipe
+    found = open_source(checked.data.source)
+    place = pick_device(device)
+    make = family(checked.family).workshop
+    return probe(lambda cache: make(checked, Head(found, 1024), cache, World(), place), budget or checked.budget, place)

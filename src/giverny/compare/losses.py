@@ -1,0 +1,98 @@
+"""Does any loss foretell the score? Rank correlation (Spearman 1904) of what trainings ended at with how their pictures scored.
+
+Over all rows a loss may foretell nothing but which cell a row is of, as anything would that differs from cell to cell; so it
+is told as well what is left within cells, where both are taken less their cell's mean. Losses of different objectives stand on
+different scales: where cells differ in theirs, only what holds within cells says something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from statistics import fmean
+
+from ..training.log import read_log
+from .cells import Row, Table
+from .statistics import holm, t_tails
+
+LEAST = 5  # rows, below which nothing is said
+LAST = 5  # records of a quantity that are averaged: one step's loss is mostly chance
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """rho: from -1 to 1. p: of "they have nothing to do with each other", corrected for how many quantities were tried."""
+
+    quantity: str  # stage and name in its log: "denoiser: valid/error"
+    rows: int
+    rho: float
+    p: float
+    within: float | None  # rho of what is left within cells; None where every cell has one row
+
+
+def foretellers(table: Table, store: Path) -> list[Foretold]:
+    """Of every quantity that every training logged; the closest first. None where there are too few rows."""
+    score = table.experiment.primary
+    found: list[tuple[Row, float, dict[str, float]]] = []
+    for row in table.rows:
+        value = next((s.value for s in row.scores if s.name == score), None)
+        losses = last_of(store / "training" / row.training / "work") if row.training else {}
+        if value is not None and losses:
+            found.append((row, value, losses))
+    names = sorted(set.intersection(*(set(losses) for *_, losses in found))) if len(found) >= LEAST else []
+    values = [value for _, value, _ in found]
+    cells = [row.label for row, *_ in found]
+    rows: list[tuple[str, float, float | None]] = []
+    for name in names:
+        series = [losses[name] for *_, losses in found]
+        if len(set(series)) > 1 and len(set(values)) > 1:
+            rows.append((name, spearman(series, values), _within(series, values, cells)))
+    p = [_p(rho, len(found)) for _, rho, _ in rows]
+    told = [Foretold(n, len(found), rho, c[0], within) for (n, rho, within), c in zip(rows, holm(p), strict=True)]
+    return sorted(told, key=lambda f: -abs(f.rho))
+
+
+def last_of(run: Path) -> dict[str, float]:
+    """{"stage: quantity": mean of its last records} of what a run's stages logged."""
+    found: dict[str, float] = {}
+    for log in sorted((run / "stages").glob("*/metrics.jsonl")):
+        records = read_log(log)
+        names = sorted({k for record in records for k in record if k.startswith(("train/", "valid/"))})
+        for name in names:
+            series = [float(record[name]) for record in records if name in record]
+            if name not in ("train/rate", "train/skipped"):
+                found[f"{log.parent.name}: {name}"] = fmean(series[-LAST:])
+    return found
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Correlation of ranks; equal values share theirs. Raises ZeroDivisionError where one of them does not vary."""
+    return _pearson(_ranks(a), _ranks(b))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [ordered.index(v) + (ordered.count(v) - 1) / 2 for v in values]
+
+
+def _pearson(a: Sequence[float], b: Sequence[float]) -> float:
+    x, y = [v - fmean(a) for v in a], [v - fmean(b) for v in b]
+    return sum(map(float.__mul__, x, y)) / sqrt(sum(v * v for v in x) * sum(v * v for v in y))
+
+
+def _within(a: Sequence[float], b: Sequence[float], cells: Sequence[str]) -> float | None:
+    """Over rows less their cell's mean; rows that are alone in their cell say nothing."""
+    left: list[tuple[float, float]] = []
+    for cell in dict.fromkeys(cells):
+        own = [i for i, c in enumerate(cells) if c == cell]
+        means = fmean(a[i] for i in own), fmean(b[i] for i in own)
+        left += [(a[i] - means[0], b[i] - means[1]) for i in own] if len(own) > 1 else []
+    x, y = ([pair[k] for pair in left] for k in (0, 1))
+    return spearman(x, y) if len(left) >= LEAST and len(set(x)) > 1 and len(set(y)) > 1 else None
+
+
+def _p(rho: float, n: int) -> float:
+    """Student's approximation, two-sided (Kendall and Stuart); exact enough from about ten rows on."""
+    return 0.0 if abs(rho) >= 1 else t_tails(rho * sqrt((n - 2) / (1 - rho * rho)), n - 2)

@@ -1,0 +1,59 @@
+"""How far one picture is from another that it ought to be like (PSNR, SSIM), and how far pictures of a set are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.errors import InputError
+from ..base.ssim import ssim
+
+ROWS = 1024  # of a distance matrix that is held at once
+
+
+def psnr(ours: Tensor, theirs: Tensor, span: float = 2.0) -> Tensor:
+    """(B, C, H, W) twice -> (B,), decibels, of each pair by itself; infinite where they are the same. span: from the least
+    to the largest possible value. The mean of these is not the PSNR of the mean error: the larger differences weigh less."""
+    _alike(ours, theirs)
+    error = (ours.double() - theirs.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(span * span / error)
+
+
+def structural(ours: Tensor, theirs: Tensor, span: float = 2.0) -> Tensor:
+    """SSIM (B,) of pairs (B, C, H, W); see base/ssim.py."""
+    _alike(ours, theirs)
+    return ssim(ours, theirs, span)
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise InputError("pairs of pictures of one size", f"{tuple(ours.shape)} and {tuple(theirs.shape)}")
+
+
+def mean_apart(features: Tensor) -> float:
+    """Mean Euclidean distance between two different rows of (n, d)."""
+    if len(features) < 2:
+        raise InputError("two pictures or more", str(len(features)), "The spread of fewer does not exist.")
+    rows = features.double()
+    total = sum(float(torch.cdist(part, rows).sum()) for part in rows.split(ROWS))
+    return total / (len(rows) * (len(rows) - 1))
+
+
+def apart_within(features: Tensor, groups: Sequence[str] | np.ndarray) -> tuple[float, int]:
+    """(mean over groups of `mean_apart`, how many groups have two pictures or more): how varied the answers to one prompt
+    are, which the distances between prompts would hide."""
+    _, number = np.unique(np.asarray(groups), return_inverse=True)
+    found = [mean_apart(features[torch.from_numpy(number == g)]) for g in range(number.max() + 1) if (number == g).sum() > 1]
+    if not found:
+        raise InputError("two pictures or more of one prompt", "one of each", "Ask each prompt several times.")
+    return float(np.mean(found)), len(found)
+
+
+def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, d), (m, d) -> Euclidean distance to the closest row of `among` (n,), and which one it is (n,)."""
+    rows, others = features.double(), among.double()
+    found = [torch.cdist(part, others).min(1) for part in rows.split(ROWS)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
