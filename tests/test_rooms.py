@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "giverny"
 
 # floor of each room, and what it may import (see docs/map.md); a room may always import itself
-BELOW_4 = {"base", "layers", "text", "autoencoders", "denoisers", "perception", "data", "sampling", "steering", "checkpoints"}
+NETWORKS = {"text", "autoencoders", "denoisers", "perception"}
+BELOW_4 = {"base", "layers", *NETWORKS, "data", "sampling", "steering", "metrics", "checkpoints"}
 MAY = {
     "base": set(),
     "layers": {"base"},
@@ -22,12 +23,14 @@ MAY = {
     "sampling": {"base"},
     "steering": {"base", "layers"},
     "checkpoints": {"base"},
+    "metrics": {"base"},
     "training": {"base", "sampling", "denoisers.precondition"},  # of the networks' rooms only what a prediction means
     "painters": BELOW_4 | {"training"},
-    "pipelines": {"base", "training", "sampling", "steering", "data"},
+    "judges": {"base", "perception", "data", "checkpoints", "training"},
+    "pipelines": {"base", "training", "sampling", "steering", "metrics", "data"},
     "compare": {"base", "training", "checkpoints", "data"},
-    "assembly": BELOW_4 | {"training", "painters", "pipelines", "compare"},
-    "cli": BELOW_4 | {"training", "painters", "pipelines", "compare", "assembly"},
+    "assembly": BELOW_4 | {"training", "painters", "judges", "pipelines", "compare"},
+    "cli": BELOW_4 | {"training", "painters", "judges", "pipelines", "compare", "assembly"},
 }
 HEAVY = {"matplotlib", "tensorboardX", "jinja2", "rich", "diffusers", "transformers", "torchvision"}
 

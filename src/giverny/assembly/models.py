@@ -30,19 +30,35 @@ DEFAULT_MODEL = "wardrobe"
 
 
 def families() -> tuple[str, ...]:
-    """Names of all kinds of maker: the files of the painters room, and those that other packages bring."""
-    own = [m.name for m in pkgutil.iter_modules([str(PACKAGE / "painters")])]
-    return tuple(sorted({*own, *(e.name for e in entry_points(group="giverny.painters"))}))
+    """Names of all kinds of painter: the files of the painters room, and those that other packages bring."""
+    return _kinds("painters")
+
+
+def judges() -> tuple[str, ...]:
+    """Names of all kinds of judge: the files of the judges room, and those that other packages bring."""
+    return _kinds("judges")
+
+
+def _kinds(room: str) -> tuple[str, ...]:
+    own = [m.name for m in pkgutil.iter_modules([str(PACKAGE / room)])]
+    return tuple(sorted({*own, *(e.name for e in entry_points(group=f"giverny.{room}"))}))
 
 
 def family(name: str) -> Family:
-    if name not in families():
-        raise InputError("a known family of painters", repr(name), nearest(name, families()))
-    for entry in entry_points(group="giverny.painters"):
-        if entry.name == name:
-            return entry.load()
-    found: Family = importlib.import_module(f"..painters.{name}", __package__).PAINTER
-    return found
+    """Of a painter or of a judge."""
+    for room, exported in (("painters", "PAINTER"), ("judges", "JUDGE")):
+        if name not in _kinds(room):
+            continue
+        for entry in entry_points(group=f"giverny.{room}"):
+            if entry.name == name:
+                return entry.load()
+        found: Family = getattr(importlib.import_module(f"..{room}.{name}", __package__), exported)
+        return found
+    known = (*families(), *judges())
+    raise InputError("a known family of painters or judges", repr(name), nearest(name, known))
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
 
 
 def user_models() -> Path:
@@ -85,9 +101,22 @@ def open_painter(
     """A painter, ready to paint. model: a name from `giverny models`, or a folder."""
     folder = find_model(model)
     card = read_card(folder)
+    if card.family in judges():
+        raise InputError("a model that paints", f"{folder}, a judge", "Judges are for `giverny measure --judge`.")
     place = pick_device(device)
     painter: Painter = family(card.family).open(folder, card, place, pick_precision(place, precision), backend)
     return painter
+
+
+def open_judge(model: str | Path, device: str = "auto") -> Any:
+    """A judge, ready to look. model: a name from `giverny models`, or a folder."""
+    folder = find_model(model)
+    card = read_card(folder)
+    if card.family not in judges():
+        wanted = f"a judge (family {', '.join(judges())}), or an instrument such as inception, vgg, pixels or clip:MODEL"
+        raise InputError(wanted, f"{folder}, of family {card.family!r}")
+    place = pick_device(device)
+    return family(card.family).open(folder, card, place)
 
 
 def open_clip(model: str | Path = DEFAULT_MODEL, device: str = "auto") -> SharedSpace:

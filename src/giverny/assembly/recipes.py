@@ -11,7 +11,7 @@ from ..base.errors import InputError, nearest
 from ..base.recipe import check, override, read_recipe, with_preset
 from ..data.catalog import open_named
 from ..data.toy import ToyShapes
-from .models import PACKAGE, families, family
+from .models import PACKAGE, families, family, judges
 
 
 def load_recipe(
@@ -26,7 +26,7 @@ def load_recipe(
         data = dict(recipe) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
     data = override(with_preset(data, preset), overrides)
     if "family" not in data:
-        raise InputError("a recipe with `family`", f"{where} without it", f"Families: {', '.join(families())}.")
+        raise InputError("a recipe with `family`", f"{where} without it", f"Families: {', '.join((*families(), *judges()))}.")
     return check(family(str(data["family"])).recipe, data, where)
 
 
@@ -35,11 +35,13 @@ def recipe_folders() -> tuple[Path, ...]:
 
 
 def recipes(part: str = ".") -> dict[str, Path]:
-    """Recipe files by name: of models, or of what lies in a part of the recipe folders ("sets": prepared data)."""
+    """Recipe files by name: of models and of judges, or of what lies in a part of the recipe folders ("sets": prepared data,
+    "experiments")."""
     found: dict[str, Path] = {}
     for folder in recipe_folders():
-        for path in sorted((folder / part).glob("*.toml")):
-            found.setdefault(path.stem, path)
+        for place in (part, "judges") if part == "." else (part,):
+            for path in sorted((folder / place).glob("*.toml")):
+                found.setdefault(path.stem, path)
     return found
 
 

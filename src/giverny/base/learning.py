@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from .knobs import Frozen, Knobs
-
-if TYPE_CHECKING:
-    from .contracts import Painter
 
 
 class Sample(Frozen):
@@ -150,12 +147,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of maker, as its file in `painters` exports it under the name PAINTER.
+    """A kind of maker, as its file in `painters` exports it under the name PAINTER; or of judge, in `judges` under JUDGE.
 
     recipe: what a TOML file of this family is checked against; it has `family`, `name`, `title`, `licence` and `data`.
     tiny: a recipe that trains in about a second on toy shapes, for the contract tests.
     workshop: (recipe, source, cache folder, world, device) -> Workshop.
-    open: (model folder, card, device, precision, backend name) -> Painter.
+    open: (model folder, card, device, precision, backend name) -> Painter; of a judge (model folder, card, device) -> an
+    instrument that also says what pictures show.
     """
 
     name: str
@@ -163,4 +161,4 @@ class Family:
     knobs: type[Knobs]
     tiny: Callable[[], Frozen]
     workshop: Callable[..., Workshop]
-    open: Callable[..., Painter]
+    open: Callable[..., Any]

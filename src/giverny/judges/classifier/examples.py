@@ -50,9 +50,9 @@ def choose_examples(source: Source, data: DataRecipe, half: str) -> Examples:
         if name not in known:
             hint = nearest(name, known) or "it needs class folders, labels, or a table with such a column"
             raise InputError(f"pictures of which {name!r} is told", f"{source.name}, where it is not", hint)
-    values_told = {row_told[name] for row_told in told.values() for name in data.attributes if name in row_told}
+    every = {said[name] for said in told.values() for name in data.attributes if name in said}
     for value in data.called:
-        choose(value, values_told, f"value of {' or '.join(data.attributes)}, in data.called")
+        choose(value, every, f"value of {' or '.join(data.attributes)}, in data.called")
     wanted = [row for row, said in told.items() if all(said.get(k) == v for k, v in data.only.items())]
     chosen = np.array([row for row in wanted if any(name in told[row] for name in data.attributes)], dtype=np.int64)
     if len(chosen) < 2:

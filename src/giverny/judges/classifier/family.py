@@ -18,10 +18,8 @@ from .recipe import ClassifierRecipe, DataRecipe, ModelRecipe
 from .workshop import STAGE, ClassifierWorkshop
 
 
-def open_folder(
-    folder: Path, card: Card, device: torch.device, precision: torch.dtype = torch.float32, backend: str = "auto"
-) -> ClassifierJudge:
-    """A judge from a model folder. precision, backend: as of any family; a judge's is always float32, and plain."""
+def open_folder(folder: Path, card: Card, device: torch.device) -> ClassifierJudge:
+    """A judge from a model folder."""
     recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
     with torch.device("meta"):  # weights take the place of the empty tensors
         network = recipe.build()
