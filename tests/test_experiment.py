@@ -355,7 +355,8 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(toy: Toy, tmp_path: Pat
     assert "wanted a value that stays small; given 2 at step 2 in training" in burnt
     assert str(tmp_path) not in burnt and reasons["rate=burnt, scale=large"] == burnt
     assert "ZeroDivisionError: float division by zero" in (reasons["rate=broken, scale=small"] or "")
-    assert "wanted a known setting; given 'raet'. did you mean 'rate'?" in (reasons["rate=misspelt, scale=large"] or "")
+    misspelt = reasons["rate=misspelt, scale=large"] or ""
+    assert misspelt.startswith("settings: wanted a known setting; given 'raet'. did you mean 'rate'?")
     assert toy.count("train") == 2 * 3 * 4 + 3 * 2  # the burnt one two steps at each seed, once, though two cells want it
     begun = Counter(line for line in toy.log.read_text().splitlines() if line.startswith("left"))
     assert len(begun) == 4 * 3 and set(begun.values()) == {1}

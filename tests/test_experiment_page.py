@@ -23,7 +23,7 @@ from giverny.checkpoints.native import Card, write_card
 from giverny.compare.cells import Table
 from giverny.compare.curves import CELL_INKS, cell_style, draw_cells, elapsed, words
 from giverny.compare.experiment import Told, run_experiment, survey
-from giverny.compare.experiment_page import lines_of, plot_of, write_experiment_page
+from giverny.compare.experiment_page import brief, lines_of, plot_of, write_experiment_page
 from giverny.compare.statistics import mean_interval
 from giverny.compare.units import picture_path
 from giverny.training.log import RunLog
@@ -60,7 +60,7 @@ class Studio(Toy):
                 yield step
         finally:
             log.close()
-        machine = {"device": "cpu", "threads": 1, "stages": {"climb": {"steps": int(budget)}}}
+        machine = {"device": "cpu", "threads": 1, "hours": seed, "stages": {"climb": {"steps": int(budget)}}}
         write_card(folder / "model", Card(family="toy", name="n", size=(8, 8), recipe={}, training=machine))
 
     def paint(self, model: Path, prompts: Any, knobs: Any, seeds: Any, folder: Path) -> Any:
@@ -138,7 +138,7 @@ def test_every_number_is_that_of_the_table_beside_it(studio: Studio, tmp_path: P
     found, wanted = shown(page), expected(tmp_path, ["spread", "height"], 3)
     assert [[exact for exact, _ in cell] for cell in found] == wanted and len(wanted) == 4
     assert [len(cell) for cell in found] == [2 * 4 + 2 + 3 * (2 * 5 + 2)] * 2 + [0] + [2 * 4 + 2 + 3 * (2 * 5 + 2)]
-    assert all(text in (words(exact), elapsed(exact)) for cell in found for exact, text in cell)
+    assert all(text in (words(exact), elapsed(exact), brief(exact)) for cell in found for exact, text in cell)
     assert Table.model_validate_json((tmp_path / "out" / "table.json").read_text("utf-8")) == table
 
 
@@ -146,7 +146,7 @@ def test_the_answer_comes_first_and_nothing_is_hidden(studio: Studio, tmp_path: 
     table = run(studio, BASE + RATE + HALF, tmp_path)
     page = page_of(table, tmp_path)
     assert page.text.index("Two rates") < page.text.index("Does a higher rate") < page.text.index("What may be said")
-    for said in [table.instrument[1:], *(v.sentence for v in (*table.verdicts, *table.controls))]:
+    for said in [table.instrument, *(v.sentence for v in (*table.verdicts, *table.controls))]:
         assert said in page.text and page.text.index(said) < page.text.index("each seed")
     assert 'class="worth prose able"' in page.html and "not finished" not in page.text and "Missing" not in page.text
     assert all(row.fingerprint in page.text for row in table.rows)
@@ -215,12 +215,14 @@ def test_an_interval_of_two_seeds_leaves_room_for_the_dots(studio: Studio, tmp_p
 
 
 def test_a_cell_that_failed_has_its_reason_in_place_of_numbers(studio: Studio, tmp_path: Path) -> None:
-    axis = RATE + 'values.burnt = ["burn=2"]\nvalues.broken = ["burn=badly"]\n'
+    axis = RATE + 'values.burnt = ["burn=2"]\nvalues.broken = ["burn=badly"]\nvalues.misspelt = ["raet=2"]\n'
     page = page_of(run(studio, BASE + axis, tmp_path), tmp_path)
     assert "seeds 0, 1, 2: training: wanted a value that stays small; given 2 at step 2" not in page.text  # units differ
     assert "seed 0: training: wanted a value that stays small; given 2 at step 2 in training" in page.text
     assert "seeds 0, 1, 2: training: ZeroDivisionError: float division by zero" in page.text
-    assert "finished, 6 of 12 rows without numbers" in page.text
+    assert "seeds 0, 1, 2: settings: wanted a known setting; given 'raet'" in page.text
+    assert "finished, 9 of 15 rows without numbers" in page.text
+    assert "training.noise 0.1" in page.text.split("What all share")[1]  # a cell that never began differs in nothing there
     assert page.html.count('class="strip base"') == 1 and page.html.count("<circle") == 6
 
 
@@ -256,7 +258,7 @@ def test_a_control_that_is_not_found_worse_is_said_first_and_once(studio: Studio
     axis = RATE + 'values.three = ["rate=3"]\n'
     table = run(studio, BASE + axis + '[[control]]\nname = "bad"\noverrides = ["rate=3"]\n', tmp_path)
     page = page_of(table, tmp_path)
-    assert "Height cannot judge here: it does not find control bad worse than rate=one" in page.text
+    assert "worth here: height cannot judge here: it does not find control bad worse than rate=one" in page.text
     assert 'class="worth prose able"' not in page.html
     assert page.text.count("cannot be told: height cannot judge here") == 1  # of both pairs
     assert "rate=one against rate=two" in page.text and "rate=one against rate=three" in page.text
@@ -291,7 +293,7 @@ def test_cells_stand_side_by_side_with_the_same_noise_in_a_row(studio: Studio, t
     assert columns == ["shade=dark", "shade=light", "shade=white", "control half the time"]
     assert re.findall(r'<th scope="row">(\w+)<small>seed (\d+)</small>', part(page)) == [("a", "0"), ("bb", "1"), ("a", "2")]
     assert len(page.images) == 3 * 4 and "12 of 36 painted pictures are on this page; 24 are left out" in page.text
-    assert re.findall(r'alt="([^"]*)"', part(page))[3:5] == ["bb: shade=dark", "bb: shade=light"]
+    assert re.findall(r'alt="([^"]*)"', part(page))[4:6] == ["bb: shade=dark", "bb: shade=light"]
 
 
 def test_two_axes_make_a_matrix_of_sheets(studio: Studio, tmp_path: Path) -> None:
@@ -363,4 +365,4 @@ def test_hostile_words_are_shown_and_never_obeyed(studio: Studio, tmp_path: Path
     told = list(run_experiment(recipe, studio, tmp_path / "store", tmp_path / "out"))
     page = page_of(told[-1].table, tmp_path)
     assert page.text.count(re.sub(r"\s+", " ", HOSTILE)) >= 5 and page.text.count(re.sub(r"\s+", " ", nasty)) >= 10
-    assert "49" not in re.findall(r"\d+", page.text)
+    assert "\\frac {{ 7 * 7 }}" in page.text and "frac 49" not in page.text

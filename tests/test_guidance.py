@@ -219,8 +219,8 @@ def test_the_push_is_the_difference_of_the_cosine_through_decoder_and_denoiser()
 
 
 def test_a_guide_sees_what_its_space_sees():
-    for channels, dtype in ((3, torch.float32), (1, torch.float32), (3, torch.float64)):
-        space = tiny_clip(channels, dtype=dtype)
+    for channels in (3, 1):
+        space = tiny_clip(channels)
         space._mean, space._deviation = torch.rand(channels, 1, 1), 0.2 + torch.rand(channels, 1, 1)
         guide = ClipGuide(space)
         for shape in ((16, 16), (37, 50), (16, 23), (9, 8)):
@@ -301,7 +301,10 @@ def test_every_knob_works_with_every_sampler_and_keeps_pictures_apart(pixels):
         off = painted(painter, *asked, sampler=sampler, guidance=4.0)
         for one, picture, plain in zip(asked, together, off, strict=True):
             assert abs(painted(painter, one, **knobs, sampler=sampler)[0].pixels.astype(int) - picture.pixels).max() <= 1
-            assert not np.array_equal(picture.pixels, plain.pixels)
+            if one == ("", 5) and not pixels:  # nothing to follow, nothing to move away from; no range to keep to
+                assert abs(picture.pixels.astype(int) - plain.pixels).max() <= 1
+            else:
+                assert not np.array_equal(picture.pixels, plain.pixels)
             assert all(picture.provenance.knobs[name] == value for name, value in knobs.items())
         assert np.array_equal(painted(painter, asked[0], **knobs, sampler=sampler)[0].pixels,
                               painted(painter, asked[0], **knobs, sampler=sampler)[0].pixels)  # fmt: skip

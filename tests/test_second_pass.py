@@ -44,7 +44,9 @@ def test_it_is_the_image_to_image_of_diffusers(prediction, theirs, spacing):
     from diffusers import DDIMScheduler
 
     painter = tiny_painter(prediction=prediction, dtype=torch.float64, zero=False, schedule="scaled_linear")
-    parts, steps, strength = painter.parts, random.randint(5, 12), random.uniform(0.2, 1)
+    # Their DDIM takes T // steps off a time to find the next, which "trailing" with other numbers of steps does not.
+    steps = random.randint(5, 12) if spacing == "leading" else random.choice([5, 8, 10])
+    parts, strength = painter.parts, random.uniform(0.2, 1)
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, prediction_type=theirs,
         timestep_spacing=spacing, steps_offset=1 if spacing == "leading" else 0,
@@ -118,9 +120,10 @@ def test_enlarging_alone_is_bicubic_or_bilinear():
         larger = painted(painter, RED, upscale=1.5, upscale_strength=0.0)[0].pixels
         plain = painted(painter, RED)[0].pixels
         assert larger.shape == (24, 24, 3)
-        if pixels:  # nothing lies between: Pillow's own bicubic, but for its bytes on the way
-            known = np.asarray(Image.fromarray(plain).resize((24, 24), Image.Resampling.BICUBIC))
-            assert abs(larger.astype(int) - known).max() <= 2
+        if pixels:  # nothing lies between: Pillow's own bicubic of each channel, but for the bytes it starts from
+            planes = [Image.fromarray(plain[..., c].astype(np.float32)) for c in range(3)]
+            known = np.stack([p.resize((24, 24), Image.Resampling.BICUBIC) for p in planes], axis=-1)
+            assert abs(larger - known.clip(0, 255)).max() < 1.5
 
 
 # -- the painter ----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ costs little there, so it sees the whole picture (`LatentCodec.open`); the rest 
 decoded with a margin that is thrown away, since a convolution sees zeros beyond a tile's cut edges, and neighbours are
 blended over a linear ramp. `reach` is the margin from which on nothing is seen of the cuts.
 
-What remains is group normalisation (Wu & He 2018), which takes mean and variance over a whole picture, here over a tile.
-`passes` mends that: the tiles are run through before, only to take the statistics of all of them together; after n passes
-the first n normalisations of the decoder have those of the whole picture, and the later ones come close to it. Splitting
-off the attention and these passes are ours; blended tiles are a common means (diffusers' `enable_tiling` is one).
+What remains is group normalisation (Wu & He 2018), which takes mean and variance over a whole picture, here over a tile:
+tiles then differ in tone. They share statistics if these are taken once from the picture's own maps, thinned out to a
+tile's size ("thinned", nearly those of the whole); or if all tiles are run through up to each normalisation in turn
+("exact", as slow as that sounds). Blended tiles are a common means (diffusers' `enable_tiling` is one), statistics of a
+smaller picture too; splitting off what attends, and the exact way, are ours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ..base.contracts import Codec
-from ..base.errors import InputError
+from ..base.errors import InputError, choose
 from .codec import LatentCodec
 from .kl import Sizes
 from .packed import PackedAutoencoder
 
-MARGIN, FEATHER, PASSES = 4, 8, 1  # benchmarks/high_resolution.py measures what they cost and what they bring
+Statistics = Literal["thinned", "exact", "tile"]
+MARGIN, FEATHER = 4, 8  # benchmarks/high_resolution.py measures what they cost and what they bring
 PROBE = 8  # latents along a side of the piece whose decoding is measured
 
 
@@ -80,40 +82,46 @@ def spans(length: int, tile: int, margin: int, feather: int, factor: int) -> lis
 
 @dataclass
 class View:
-    """Which part of the tile now being decoded is its own; None: nobody takes statistics."""
+    """Which part of what is now decoded statistics are taken of; None: all of it."""
 
     own: tuple[int, int, int, int] | None = None  # top, bottom, left, right, in latents from the tile's corner
     width: int = 0  # latents across the tile
 
 
+class Reached(Exception):
+    """A tile has come to a normalisation whose statistics are still being taken."""
+
+    def __init__(self, norm: SharedNorm) -> None:
+        self.norm = norm
+
+
 class SharedNorm(nn.Module):
-    """A GroupNorm that takes mean and variance over all tiles of one picture, once it has been through them."""
+    """A GroupNorm whose mean and variance are those of a whole picture (1, C, H, W), known before most of it is seen."""
 
     def __init__(self, norm: nn.GroupNorm, view: View) -> None:
         super().__init__()
         self.norm, self.view = norm, view
-        self.known: tuple[Tensor, Tensor] | None = None  # mean and variance (groups,) of the whole picture
-        self._forget()
-
-    def _forget(self) -> None:
+        self.known: tuple[Tensor, Tensor] | None = None  # mean and variance, (groups,) each
         self.count, self.mean, self.squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 
-    def forward(self, x: Tensor) -> Tensor:  # (1, C, H, W)
-        if self.view.own is not None:
-            self._look(x)
+    def forward(self, x: Tensor) -> Tensor:
         if self.known is None:
-            return self.norm(x)
+            self._look(x)
+            if self.view.own is not None:
+                raise Reached(self)
+            self.settle()
+        assert self.known is not None
         mean, variance = (v.repeat_interleave(x.shape[1] // self.norm.num_groups) for v in self.known)
         slope = self.norm.weight * (variance + self.norm.eps).rsqrt()
         shift = self.norm.bias - mean * slope
         return torch.addcmul(shift.to(x.dtype)[:, None, None], x, slope.to(x.dtype)[:, None, None])
 
     def _look(self, x: Tensor) -> None:
-        """Join this tile's own part to what is known of the others (Chan et al. 1979)."""
-        assert self.view.own is not None
-        scale = x.shape[-1] // self.view.width
-        top, bottom, left, right = (scale * side for side in self.view.own)
-        part = x[0, :, top:bottom, left:right].unflatten(0, (self.norm.num_groups, -1))
+        """Join this part to what is known of the others (Chan et al. 1979)."""
+        if self.view.own is not None:
+            top, bottom, left, right = (x.shape[-1] // self.view.width * side for side in self.view.own)
+            x = x[..., top:bottom, left:right]
+        part = x[0].unflatten(0, (self.norm.num_groups, -1))
         exact = part if part.dtype == torch.float64 else part.float()
         variance, mean = (v.cpu().double() for v in torch.var_mean(exact, (1, 2, 3), correction=0))  # (groups,)
         count = part[0].numel()
@@ -123,28 +131,25 @@ class SharedNorm(nn.Module):
         self.count = whole
 
     def settle(self) -> None:
-        """Every tile has been seen: use what was found, and begin to count anew."""
+        """All has been seen."""
         self.known = (self.mean.to(self.norm.weight), (self.squares / self.count).to(self.norm.weight))
-        self._forget()
 
 
-def _sharing(codec: LatentCodec) -> tuple[LatentCodec, list[SharedNorm], View]:
-    """The same codec for one picture: its own modules around the same weights, with norms that share statistics."""
+def _sharing(codec: LatentCodec, view: View) -> LatentCodec:
+    """The same codec for one picture: modules of its own around the same weights, with norms that share statistics."""
     network = codec.autoencoder
     if isinstance(network, PackedAutoencoder):
         network = network.plain
     if not isinstance(network, nn.Module):
         given = f"one of type {type(network).__name__}"
-        raise InputError("an autoencoder of torch modules, to share statistics between tiles", given, "Decode with passes = 0.")
+        raise InputError("an autoencoder of torch modules, to share statistics", given, "Take those of each tile ('tile').")
     kept: dict[int, Any] = {id(t): t for t in (*network.parameters(), *network.buffers())}
     network = copy.deepcopy(network, kept)
-    view, norms = View(), list[SharedNorm]()
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.GroupNorm):
-                norms.append(SharedNorm(child, view))
-                setattr(module, name, norms[-1])
-    return LatentCodec(network, codec.channels, codec.factor, codec.scale), norms, view
+                setattr(module, name, SharedNorm(child, view))
+    return LatentCodec(network, codec.channels, codec.factor, codec.scale)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -161,15 +166,16 @@ class TiledCodec:
         tile: int = 64,  # latents along a side of what is decoded at once
         margin: int = MARGIN,  # latents at a tile's cut edges that are decoded and thrown away
         feather: int = FEATHER,  # latents over which neighbours are blended
-        passes: int = PASSES,  # over all tiles before the last one, for statistics of the whole picture
+        statistics: Statistics = "thinned",  # what group normalisations go by
     ) -> None:
-        if margin < 0 or feather < 1 or passes < 0:
-            raise InputError("a margin and passes of 0 or more, a feather of 1 or more", f"{margin}, {passes}, {feather}")
+        choose(statistics, get_args(Statistics), "way to take statistics")
+        if margin < 0 or feather < 1:
+            raise InputError("a margin of 0 or more and a feather of 1 or more", f"{margin} and {feather}")
         if tile <= 2 * margin + feather:
             wanted = f"tiles wider than 2 x margin + feather = {2 * margin + feather} latents"
             raise InputError(wanted, str(tile), "Take larger tiles, or less of the others.")
         self.codec, self.factor, self.channels = codec, codec.factor, codec.channels
-        self.tile, self.margin, self.feather, self.passes = tile, margin, feather, passes
+        self.tile, self.margin, self.feather, self.statistics = tile, margin, feather, statistics
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """As the codec within: (B, C, H, W) in [-1, 1] -> (B, z, H/f, W/f)."""
@@ -200,21 +206,29 @@ class TiledCodec:
     def _tiles(self, latents: Tensor, tiles: Sequence[tuple[Span, Span]]) -> Iterator[tuple[Span, Span, Tensor]]:
         """Each tile of one picture with its pixels (1, C, tile*f, tile*f)."""
         maps = self.codec.open(latents)
-        codec, norms, view = _sharing(self.codec) if self.passes else (self.codec, [], View())
+        view = View(width=min(self.tile, latents.shape[-1]))
+        codec = self.codec if self.statistics == "tile" else _sharing(self.codec, view)
 
         def decoded(top: Span, left: Span) -> Tensor:
             cut = (..., slice(top.start, top.start + self.tile), slice(left.start, left.start + self.tile))
             return codec.finish(*(part[cut] for part in maps))
 
-        view.width = min(self.tile, latents.shape[-1])
-        for _ in range(self.passes):
-            for top, left in tiles:
-                view.own = (top.first - top.start, top.last - top.start, left.first - left.start, left.last - left.start)
+        def reached(top: Span, left: Span) -> SharedNorm | None:
+            """The first norm that knows no statistics yet, having looked at this tile; None where all do."""
+            view.own = (top.first - top.start, top.last - top.start, left.first - left.start, left.last - left.start)
+            try:
                 decoded(top, left)
-            for norm in norms:
-                if norm.count:  # not of the encoder, nor of what has been opened
-                    norm.settle()
-        view.own = None
+            except Reached as found:
+                return found.norm
+            return None
+
+        if self.statistics == "thinned":
+            step = math.ceil(math.sqrt(latents.shape[-2] * latents.shape[-1]) / self.tile)
+            codec.finish(*(part[..., step // 2 :: step, step // 2 :: step] for part in maps))
+        while self.statistics == "exact" and (norm := reached(*tiles[0])):
+            for top, left in tiles[1:]:
+                reached(top, left)
+            norm.settle()
         for top, left in tiles:
             yield top, left, decoded(top, left)
 
@@ -281,7 +295,7 @@ def _most(work: Callable[[], Any]) -> tuple[int, Any]:
 
 @torch.no_grad()
 def decode_within(
-    codec: Codec, latents: Tensor, most: int, margin: int = MARGIN, feather: int = FEATHER, passes: int = PASSES
+    codec: Codec, latents: Tensor, most: int, margin: int = MARGIN, feather: int = FEATHER, statistics: Statistics = "thinned"
 ) -> Tensor:
     """Decode (B, z, h, w) with tensors of at most `most` bytes at once, pixels included: all together where that fits,
     else one by one, else in the largest tiles that fit. What it takes is measured on a small piece.
@@ -297,14 +311,15 @@ def decode_within(
     kept, shown = sum(part.nbytes for part in maps), made.numel() * 4
     if rows * places * max(opening, kept + finishing) <= most * PROBE**2:
         return codec.decode(latents)
-    inner = _sharing(codec)[0] if passes else codec
+    inner = codec if statistics == "tile" else _sharing(codec, View())
     finishing = _most(lambda: inner.finish(*maps))[0] + 2 * shown  # weighted, and added
-    around = places * (rows * shown + max(opening, kept)) / PROBE**2
-    side, least = math.isqrt(int(max(0, most - around) / finishing * PROBE**2)), 2 * margin + feather + 1
-    if side < least:
+    around, least = places * (rows * shown + max(opening, kept)) / PROBE**2, 2 * margin + feather + 1
+    room = int(max(0, most - around) / finishing * PROBE**2)  # latents that can be finished at once
+    side = max(latents.shape[-2:]) if room >= places else math.isqrt(room)
+    if side < least and room < places:
         wide, high = (n * codec.factor for n in (latents.shape[-1], latents.shape[-2]))
         wanted = (around + finishing * (least / PROBE) ** 2) / 2**20
         remedy = "Allow more memory, or paint fewer or smaller pictures at once."
         given = f"{most / 2**20:.0f} MiB"
         raise InputError(f"{wanted:.0f} MiB or more to decode {rows} of {wide} x {high}", given, remedy)
-    return TiledCodec(codec, min(side, max(latents.shape[-2:])), margin, feather, passes).decode(latents)
+    return TiledCodec(codec, max(side, least), margin, feather, statistics).decode(latents)

@@ -176,7 +176,7 @@ class Engine:
     def _settled(self, cell: Cell) -> Ready:
         try:
             folder = self.units.folder("settling", cell)
-            with self.units.tried(folder):
+            with self.units.tried(folder, "settings"):
                 settled = self.atelier.settle(cell)
                 fingerprint([settled.model, settled.knobs, settled.instruments])  # what has no name is refused now
                 for name in self.recipe.measure:

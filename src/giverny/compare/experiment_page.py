@@ -93,7 +93,7 @@ def _page(table: Table, found: Found) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": words, "time": elapsed}
+    environment.filters |= {"number": words, "time": elapsed, "brief": brief}
     recipe, lines = table.experiment, lines_of(table)
     text = ""
     with found.attempt("The experiment cannot be written as TOML"):
@@ -151,7 +151,7 @@ def _swatch(place: int) -> tuple[str, str]:
 
 def lines_of(table: Table) -> list[Line]:
     """The cells in the order of the table, the base cell first."""
-    lines = []
+    lines: list[Line] = []
     for label, group in groupby(table.rows, key=lambda row: row.label):
         rows = list(group)
         scores = {name: summary for name in table.experiment.measure if (summary := _summary(rows, name)) is not None}
@@ -176,6 +176,11 @@ def _summary(rows: Sequence[Row], name: str) -> Summary | None:
     spread = stdev(several) if len(several) > 1 else None
     means = {key: fmean(numbers) for key, numbers in known.items()}
     return Summary(values, fmean(several), spread, mean_interval(several), means)
+
+
+def brief(spread: float) -> str:
+    """A spread to two digits, which is more than few seeds tell of it."""
+    return f"{spread:.0f}" if spread >= 10 else f"{spread:.2g}"
 
 
 def floors(score: Score) -> dict[str, float]:

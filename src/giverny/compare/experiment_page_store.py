@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -220,7 +220,7 @@ class Shots:
         return None
 
     def _shot(self, pixels: np.ndarray, alt: str, side: int) -> Shot:
-        times = max(1, round(READABLE / pixels.shape[1]))
+        times = max(1, round(READABLE / max(pixels.shape)))  # a whole number: pixels stay even
         return Shot(_embed(pixels, self.room, side), alt, min(side, pixels.shape[1] * times), times > 1)
 
 
@@ -256,19 +256,23 @@ class Conditions:
 def conditions_of(found: Found, table: Table) -> Conditions:
     """What each cell was made under, as its units, its model and its pictures say. Of a cell that has none of them only
     what the experiment itself says of it."""
-    units, entries = Units(found.run), {}
+    units, told = Units(found.run), {}
     for cell in cells(table.experiment):
         rows = [row for row in table.rows if row.label == cell.label]
         facts: dict[str, Any] = {"model": cell.model} if cell.model is not None else {"share of the budget": cell.share}
-        facts |= {"changed": [*cell.overrides, *cell.knobs]}
+        facts["changed"] = "; ".join((*cell.overrides, *cell.knobs)) or "nothing"
         for row in reversed(rows):  # the first seed last, so that it is the one that is told
             facts |= _facts(found, units, row)
-        entries[cell.label] = {key: _told(value) for key, value in _flat(facts).items()}
-    names = list(dict.fromkeys(name for told in entries.values() for name in told))
-    values = {name: [told.get(name, "") for told in entries.values()] for name in names}
-    differ = [(name, [_cut(text) for text in told]) for name, told in values.items() if len(set(told)) > 1]
-    shared = [(name, _cut(told[0])) for name, told in values.items() if len(set(told)) == 1]
-    return Conditions(list(entries), differ, shared)
+        told[cell.label] = {head: {name: _told(part) for name, part in _flat(value, head)} for head, value in facts.items()}
+    differ, shared = [], []
+    for head in dict.fromkeys(head for facts in told.values() for head in facts):
+        known = [facts[head] for facts in told.values() if head in facts]  # a cell that never came so far differs in nothing
+        for name in dict.fromkeys(name for entries in known for name in entries):
+            if len({entries.get(name) for entries in known}) > 1:
+                differ.append((name, [_cut(facts.get(head, {}).get(name, "")) for facts in told.values()]))
+            else:
+                shared.append((name, _cut(known[0][name])))
+    return Conditions(list(told), differ, shared)
 
 
 def _facts(found: Found, units: Units, row: Row) -> dict[str, Any]:
@@ -280,7 +284,9 @@ def _facts(found: Found, units: Units, row: Row) -> dict[str, Any]:
     if row.training and (folder / CARD).is_file():
         with found.attempt(f"{row.label}, seed {row.seed}: the model's card cannot be read"):
             card = read_card(folder)
-            facts["trained by"] = {key: value for key, value in card.training.items() if not isinstance(value, Mapping)}
+            facts["trained by"] = {
+                key: value for key, value in card.training.items() if key != "hours" and not isinstance(value, Mapping)
+            }
             facts["data"] = card.data
     picture = picture_path(_work(found, "painting", row.painting), 0)
     if row.painting and picture.is_file():
@@ -295,15 +301,13 @@ def _facts(found: Found, units: Units, row: Row) -> dict[str, Any]:
     return facts
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Entries of nested tables by dotted name."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    return {
-        place: part
-        for key, inner in value.items()
-        for place, part in _flat(inner, f"{name}.{key}" if name else str(key)).items()
-    }
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}")
+    else:
+        yield name, value
 
 
 def _told(value: Any) -> str:

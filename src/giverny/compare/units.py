@@ -75,9 +75,9 @@ class Units:
             return WAITING
 
     @contextmanager
-    def tried(self, folder: Path) -> Iterator[None]:
+    def tried(self, folder: Path, named: str = "") -> Iterator[None]:
         """Turns an error of the block into the reason of a row, which stays in the folder; a defect of ours with its
-        traceback."""
+        traceback. named: what was tried, where that is no unit."""
         if folder in self.failed:
             raise Unable(self.failed[folder])
         try:
@@ -86,7 +86,7 @@ class Units:
             raise
         except Exception as error:
             said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            said = f"{folder.parent.name} {folder.name}: {said.replace(f'{self.root}{os.sep}', '')}"
+            said = f"{named or f'{folder.parent.name} {folder.name}'}: {said.replace(f'{self.root}{os.sep}', '')}"
             said = said.encode("utf-8", "replace").decode()  # names of files may hold halves of letters
             trace = "" if isinstance(error, InputError) else TRACE + traceback.format_exc().partition(TRACE.strip())[2]
             self.failed[folder] = said

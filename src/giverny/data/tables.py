@@ -83,7 +83,7 @@ def read_jsonl(raw: bytes, where: str, needed: Sequence[str]) -> list[dict[str, 
 
 def attributes(row: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, str]:
     """A row's other columns: text as it is, numbers and truth values as in JSON; empty cells and lists are left out."""
-    told = {}
+    told: dict[str, str] = {}
     for column, value in row.items():
         if column not in leave_out and isinstance(value, str | int | float):
             text = value.strip() if isinstance(value, str) else json.dumps(value)

@@ -61,8 +61,10 @@ class Classify:
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             weight = self.weights[attribute].to(logits) if attribute in self.weights else None
             told = told.where(true_colours, UNKNOWN) if attribute in recipe.of_colour else told
-            summed = dict(ignore_index=UNKNOWN, reduction="sum", label_smoothing=recipe.smoothing)
-            losses[attribute] = F.cross_entropy(logits, told, weight, **summed) / len(told)
+            crossed = F.cross_entropy(
+                logits, told, weight, ignore_index=UNKNOWN, reduction="sum", label_smoothing=recipe.smoothing
+            )
+            losses[attribute] = crossed / len(told)
         return {"loss": torch.stack(list(losses.values())).sum()} | {f"loss_{k}": v.detach() for k, v in losses.items()}
 
     def validate(self, batch: Batch, streams: Streams) -> dict[str, Tensor]:
