@@ -4,15 +4,16 @@
     python benchmarks/high_resolution.py --recipe landscapes-512 --preset gpu
     python benchmarks/high_resolution.py --decode --sides 512 1024        # whole and in tiles: seconds, memory, difference
 
-What is timed runs in a process of its own; memory is the most that this process held (of a GPU: the most that tensors
-took there), above what it held before. For painting, a model is trained one step a stage: speed and memory do not depend
-on what it has learnt. Decoding is of photographs of `landscape-photos`, enlarged, by the trained autoencoder of a model
-that ships; differences are between tiles and the whole, in 255ths of the range of pixels.
+A stage's memory is the most that the process has held since it began. That of painting and decoding is counted in tensors
+alone (`LiveBytes`), in a run of its own that is not timed. For painting, a model is trained one step a stage: speed and
+memory do not depend on what it has learnt. Decoding is of photographs of `landscape-photos`, enlarged, by the trained
+autoencoder of a model that ships; differences are between tiles and the whole, in 255ths of the range of pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,18 +25,17 @@ from typing import Any
 import torch
 
 from giverny.assembly import load_recipe, open_painter, open_source, probe_training, train
-from giverny.autoencoders.tiled import FEATHER, MARGIN, TiledCodec
+from giverny.autoencoders.tiled import FEATHER, MARGIN, LiveBytes, TiledCodec
 from giverny.base.contracts import Request
 from giverny.base.images import fit, to_tensor
-from giverny.base.runtime import describe_machine, peak_memory, pick_device
+from giverny.base.runtime import describe_machine, pick_device
 from giverny.data.head import Head
 from giverny.pipelines.text2image import collect
 
 RECIPES = ("landscapes-512", "landscapes-512-f32")
 STAGES = ("autoencoder", "text", "denoiser", "decoder")
-WAYS: tuple[tuple[int, str], ...] = ((0, "tile"), (MARGIN, "tile"), (0, "thinned"), (MARGIN, "thinned"), (MARGIN, "exact"))
 PICTURES = (3, 100, 200)  # of the set
-MIB = 2**20
+RUNS, MIB = 3, 2**20
 
 
 def alone(work: Callable[..., Any], *given: Any) -> Any:
@@ -44,18 +44,18 @@ def alone(work: Callable[..., Any], *given: Any) -> Any:
         return pool.submit(work, *given).result()
 
 
-def held(device: torch.device) -> int:
-    """The most bytes so far, of a GPU's tensors or of this process."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, float, Any]:
-    """(seconds, MiB above what was held before, what came of it)"""
-    before, began = held(device), time.perf_counter()
-    made = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began, (held(device) - before) / MIB, made
+def taken(work: Callable[[], Any], runs: int = 1) -> tuple[float, float, Any]:
+    """(least seconds of so many runs, MiB of tensors at once, what came of it). A first run counts bytes, untimed."""
+    with LiveBytes() as counted:
+        work()
+    least = math.inf
+    for _ in range(runs):
+        began = time.perf_counter()
+        made = work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        least = min(least, time.perf_counter() - began)
+    return least, counted.most / MIB, made
 
 
 def steps(name: str, preset: str | None, device: str) -> list[dict[str, Any]]:
@@ -73,48 +73,38 @@ def brief_model(name: str, preset: str | None, device: str, run: Path) -> None:
 
 
 def painting(run: Path, device: str, count: int, tile: int | None) -> tuple[float, float]:
-    """(seconds a step and picture, MiB) of painting one picture, decoded whole or in tiles."""
+    """(seconds, MiB) of painting one picture, decoded whole or in tiles."""
     painter: Any = open_painter(run, device=device)
     if tile is not None:
         painter.codec = TiledCodec(painter.codec, tile)
     requests = [Request(prompt="", seed=1, id="one", knobs={"steps": count})]
-    seconds, memory, _ = timed(lambda: collect(painter.paint(requests), requests), pick_device(device))
+    seconds, memory, _ = taken(lambda: collect(painter.paint(requests), requests))
     return seconds, memory
 
 
-@torch.no_grad()
-def decoding(model: str, side: int, tile: int, way: tuple[int, str] | None, device: str) -> list[tuple[float, ...]]:
-    """(seconds, MiB, mean and largest difference from the whole) of each photograph; way: margin and statistics of tiles,
-    None decodes whole."""
-    painter: Any = open_painter(model, device=device)
-    place, codec = pick_device(device), painter.codec
-    tiled = TiledCodec(codec, tile, way[0], FEATHER, way[1]) if way is not None else codec  # type: ignore[arg-type]
-    source, rows = open_source("landscape-photos"), []
-    codec.decode(codec.encode(torch.zeros(1, 3, 64, 64, device=place)))  # libraries are loaded
-    pixels = [to_tensor(fit(source.read(index).pixels, (side, side), "crop"))[None].to(place) for index in PICTURES]
-    latents = [torch.cat([codec.encode(p) for p in x.split(1)]) for x in pixels]
-    for i, x in enumerate(latents):
-        seconds, memory, made = timed(lambda x=x: tiled.decode(x), place)
-        rows.append((seconds, memory if i == 0 else 0.0, made))
-    found = []
-    for x, (seconds, memory, made) in zip(latents, rows, strict=True):
-        apart = (made - codec.decode(x)).abs() * 127.5
-        found.append((seconds, memory, float(apart.mean()), float(apart.max())))
-    return found
-
-
-def report_decoding(model: str, sides: Sequence[int], tile: int, device: str) -> None:
-    factor = open_painter(model).parts.codec.factor  # type: ignore[attr-defined]
+@torch.inference_mode()
+def report_decoding(model: str, sides: Sequence[int], tile: int, ways: Sequence[str], device: str) -> None:
+    codec, source = open_painter(model, device=device).codec, open_source("landscape-photos")  # type: ignore[attr-defined]
     shown = f"{len(PICTURES)} photographs, tiles of {tile} latents, feather {FEATHER}"
-    print(f"\ndecoder of {model}, {factor} pixels a latent; {shown}")
+    print(f"\ndecoder of {model}, {codec.factor} pixels a latent; {shown}")
     print(f"{'side':>6} {'margin':>7} {'statistics':>11} {'seconds':>9} {'MiB':>7} {'mean off':>9} {'most off':>9}")
     for side in sides:
-        for way in (None, *WAYS):
-            found = alone(decoding, model, side, tile, way, device)
-            seconds, memory = min(row[0] for row in found), found[0][1]
-            apart = sum(row[2] for row in found) / len(found), max(row[3] for row in found)
-            how = f"{way[0]:>7} {way[1]:>11}" if way is not None else f"{'whole':>19}"
-            print(f"{side:>6} {how} {seconds:>9.2f} {memory:>7.0f} {apart[0]:>9.2f} {apart[1]:>9.1f}", flush=True)
+        pixels = torch.stack([to_tensor(fit(source.read(index).pixels, (side, side), "crop")) for index in PICTURES])
+        latents = [codec.encode(x[None].to(pick_device(device))) for x in pixels]
+        whole = [taken(lambda x=x: codec.decode(x), RUNS) for x in latents]
+        print_row(side, "", "whole", whole, whole)
+        for way in ways:
+            for margin in (0, MARGIN):
+                tiled = TiledCodec(codec, tile, margin, FEATHER, way)  # type: ignore[arg-type]
+                runs = 1 if way == "exact" else RUNS
+                print_row(side, margin, way, [taken(lambda x=x, c=tiled: c.decode(x), runs) for x in latents], whole)
+
+
+def print_row(side: int, margin: int | str, way: str, made: Sequence[Any], whole: Sequence[Any]) -> None:
+    off = [(ours - theirs).abs() * 127.5 for (*_, ours), (*_, theirs) in zip(made, whole, strict=True)]
+    mean, most = sum(float(x.mean()) for x in off) / len(off), max(float(x.max()) for x in off)
+    seconds, memory = min(row[0] for row in made), max(row[1] for row in made)
+    print(f"{side:>6} {margin:>7} {way:>11} {seconds:>9.2f} {memory:>7.0f} {mean:>9.2f} {most:>9.1f}", flush=True)
 
 
 def report_recipe(name: str, preset: str | None, device: str, count: int, tile: int) -> None:
@@ -147,12 +137,13 @@ def main() -> None:
     add("--decode", action="store_true", help="measure decoding instead")
     add("--model", default="wardrobe", help="whose decoder, with --decode")
     add("--sides", type=int, nargs="+", default=[512], help="of pictures, in pixels, with --decode")
+    add("--statistics", nargs="+", default=["tile", "thinned", "exact"], help="of tiles, with --decode")
     add("--tile", type=int, default=32, help="latents along a side of a tile")
     args = parser.parse_args()
     machine = describe_machine()
     print(f"torch {machine['torch']}, {pick_device(args.device)}, {torch.get_num_threads()} threads")
     if args.decode:
-        report_decoding(args.model, args.sides, args.tile, args.device)
+        report_decoding(args.model, args.sides, args.tile, args.statistics, args.device)
         return
     for name in args.recipe:
         report_recipe(name, args.preset, args.device, args.steps, args.tile)

@@ -114,6 +114,18 @@ class Cell(Frozen):
         return f"control {self.control}" if self.control is not None else named or "base"
 
 
+class InstrumentRecipe(Frozen):
+    """What looks at the pictures, the same for all cells."""
+
+    reference: str | None = Field(None, description="real pictures: a named set or a path; none: the data of the recipe")
+    split: str = Field("test", description="part of a named set that is the reference")
+    most: int | None = Field(None, ge=2, description="pictures of it to look at; none: all")
+    features: str = Field("auto", description="inception, vgg, pixels, clip:MODEL, or a judge")
+    resizer: str = Field("clean", description="how pictures come to its size")
+    judge: str | None = Field(None, description='a classifier, for scores such as "judged colour"')
+    words: str | None = Field(None, description='a model whose CLIP says how well words fit, for scores such as "CLIP cosine"')
+
+
 class ExperimentRecipe(Recipe):
     """Cells x seeds, each trained under one budget, painted with one list of prompts and measured by the same scores."""
 
@@ -133,6 +145,7 @@ class ExperimentRecipe(Recipe):
     measure: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), description="names of scores")
     primary: str | None = Field(None, description="the score that decides")
     better: Literal["higher", "lower"] | None = Field(None, description="values of it")
+    instrument: InstrumentRecipe = InstrumentRecipe()
     against: Literal["base", "each other"] = Field("base", description="what every cell is compared with")
     axis: tuple[Axis, ...] = ()
     control: tuple[Control, ...] = ()

@@ -23,7 +23,7 @@ def grid_of(model: str, prompts: Sequence[str], axes: Sequence[str], seeds: Sequ
     if not found:
         raise InputError("one axis or more, such as --axis guidance=1,3,5", "none")
     told = {
-        "title": f"{model}: {' x '.join(a['name'] for a in found)}",
+        "title": f"{model}: {' x '.join(str(a['name']) for a in found)}",
         "question": f"What do {' and '.join(str(a['name']) for a in found)} change?",
         "model": model, "prompts": list(prompts), "pictures": each * len(prompts), "seeds": list(seeds), "axis": found,
     }  # fmt: skip

@@ -31,7 +31,7 @@ from ..checkpoints.native import CARD, Card, read_card
 from ..data.catalog import CATALOG
 from ..training.log import read_log
 from ..training.state import Counters, read_counters
-from .curves import Curve, draw, number, quantities, told_of, words
+from .curves import Curve, draw, elapsed, number, quantities, read_curves, told_of, words
 
 STAGES = 20  # shown; further ones are counted
 CHARTS, SHOTS = 60, 60  # on the whole page
@@ -135,7 +135,7 @@ def _page(found: Found, stages: Sequence[Stage]) -> str:
 
     # a recipe may lack any entry, and an entry may be anything
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"time": _time, "number": words, "plain": _plain}
+    environment.filters |= {"time": elapsed, "number": words, "plain": _plain}
     card, own = found.card, found.recipe
     name = (card and card.name) or own.get("name") or found.run.resolve().name
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8")).render(
@@ -200,7 +200,7 @@ def _read_stage(found: Found, folder: Path, count: int) -> Stage:
     curves: dict[str, Curve] = {}
     counters: Counters | None = None
     with found.attempt(f"{name}: no readable log"):
-        curves = _curves(read_log(folder / "metrics.jsonl"))
+        curves = read_curves(read_log(folder / "metrics.jsonl"))
     logged = max((curve[-1][0] for curve in curves.values()), default=None)
     with found.attempt(f"{name}: no readable state"):
         counters = read_counters(folder / "state")
@@ -228,20 +228,6 @@ def _standing(counters: Counters | None, logged: float | None) -> str:
     said = f"saved at step {counters.step:,} of {counters.plan.total:,}" if counters else "no readable state"
     further = logged is not None and (counters is None or logged > counters.step)
     return f"not finished: {said}" + (f", logged up to step {words(logged)}" if further else "")
-
-
-def _curves(records: Sequence[Any]) -> dict[str, Curve]:
-    """The finite numbers of a log by name, in the order of steps; a step told twice counts as told last."""
-    curves: dict[str, dict[float, float]] = {}
-    for record in records:
-        step = number(record.get("step")) if isinstance(record, dict) else None
-        if step is None:
-            continue
-        for key, value in record.items():
-            found = number(value)
-            if key != "step" and found is not None:
-                curves.setdefault(key, {})[step] = found
-    return {key: sorted(curve.items()) for key, curve in curves.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -298,16 +284,6 @@ def _embed(pixels: np.ndarray, room: int) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Words
-
-
-def _time(value: Any) -> str:
-    """Seconds in the unit that suits them."""
-    seconds = number(value)
-    if seconds is None:
-        return "?"
-    if seconds < 100:
-        return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
 
 
 def _plain(value: Any) -> str:
