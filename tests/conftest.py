@@ -1,9 +1,13 @@
 """What several test files need: threads kept low, the fixture data, a tiny model trained once per process."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: more threads only wait for each other
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells leave it to what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -68,7 +68,8 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
     stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
     data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
     if recipe.data.source in CATALOG:
-        data |= {"licence": CATALOG[recipe.data.source].licence, "homepage": CATALOG[recipe.data.source].homepage}
+        entry = CATALOG[recipe.data.source]
+        data |= {"name": entry.name, "licence": entry.licence, "homepage": entry.homepage}
     machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
     training = {
         "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
