@@ -17,7 +17,7 @@ def joined(monkeypatch):
     """The house as it is when a package with this entry point is installed."""
     monkeypatch.syspath_prepend(str(HERE))
     entry = EntryPoint("classgan", "one_file_painter:PAINTER", "giverny.painters")
-    monkeypatch.setattr("giverny.assembly.models.entry_points", lambda group: [entry] if group == "giverny.painters" else [])
+    monkeypatch.setattr("giverny.assembly.opening.entry_points", lambda group: [entry] if group == "giverny.painters" else [])
     yield
     sys.modules.pop("one_file_painter", None)
 

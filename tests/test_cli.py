@@ -144,7 +144,7 @@ def test_reproduce_refuses_what_a_family_does_not_follow(monkeypatch, tmp_path):
 
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     entry = EntryPoint("classgan", "one_file_painter:PAINTER", "giverny.painters")
-    monkeypatch.setattr("giverny.assembly.models.entry_points", lambda group: [entry] if group == "giverny.painters" else [])
+    monkeypatch.setattr("giverny.assembly.opening.entry_points", lambda group: [entry] if group == "giverny.painters" else [])
     for _ in assembly.train({"family": "classgan", "name": "gan"}, tmp_path / "gan"):
         pass
     run("paint", "a red circle", "--seed", 3, "-m", tmp_path / "gan", "-o", tmp_path)

@@ -2,7 +2,7 @@
 
 from .atelier import Bench
 from .instruments import open_instrument, open_measuring
-from .models import (
+from .opening import (
     DEFAULT_MODEL,
     PACKAGE,
     describe_model,
@@ -17,7 +17,7 @@ from .models import (
     open_painter,
     user_models,
 )
-from .recipes import find_recipe, load_recipe, open_source, recipe_folders, recipes
+from .reading import find_recipe, load_recipe, open_source, recipe_folders, recipes
 from .sets import prepare_set
 from .training import card_of, probe_training, train
 

@@ -20,8 +20,8 @@ from ..compare.units import picture_path
 from ..metrics.scores import KINDS
 from ..pipelines.measure import Measured, Shown, measure
 from .instruments import cache_folder, open_instrument, open_part
-from .models import family, find_model, open_clip, open_judge, open_painter
-from .recipes import load_recipe, open_source
+from .opening import family, find_model, open_clip, open_judge, open_painter
+from .reading import load_recipe, open_source
 from .training import train
 
 # Which measure gives which scores; those of words and of judges need no reference.

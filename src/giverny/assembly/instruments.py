@@ -24,7 +24,8 @@ from ..perception.vgg import LPIPS, VGG16
 from ..pipelines.measure import Measured, Painted, Told, from_source, measure, prompts_of, quiet
 from ..pipelines.pairs import compare_pairs
 from ..pipelines.prompts import read_prompts
-from .models import find_model, open_clip, open_judge, open_painter
+from .opening import find_model, open_clip, open_judge, open_painter
+from .reading import open_source
 
 INCEPTION, VGG, LINEAR = "inception-2015-12-05", "vgg16", "lpips-vgg"
 COUNT = 500  # pictures painted where nobody says how many
@@ -181,7 +182,9 @@ def _asked(file: Path, count: int | None) -> list[tuple[str, str]]:
 
 
 def open_part(name: str, split: str) -> Source:
-    """A named set's part, or pictures by path."""
+    """A named set's part, or pictures by path; "toy" is made on the spot."""
+    if name == "toy":
+        return open_source(name)
     if name in CATALOG:
         return open_named(name, split if split in CATALOG[name].splits else CATALOG[name].splits[0])
     path = Path(name)

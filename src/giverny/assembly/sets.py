@@ -12,7 +12,7 @@ import torch
 
 from ..base.errors import InputError
 from ..base.recipe import check, override, read_recipe
-from .recipes import find_recipe
+from .reading import find_recipe
 
 
 def prepare_set(

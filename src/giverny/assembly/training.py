@@ -23,8 +23,8 @@ from ..data.head import Head
 from ..pipelines.probe import probe
 from ..pipelines.train import StageReport, train_stages
 from ..training.parallel import World, world
-from .models import family
-from .recipes import load_recipe, open_source
+from .opening import family
+from .reading import load_recipe, open_source
 
 
 def train(

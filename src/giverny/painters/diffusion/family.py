@@ -10,18 +10,18 @@ from torch import nn
 from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLRecipe
 from ...base.contracts import Family, Source
-from ...base.errors import InputError
 from ...base.recipe import check
 from ...checkpoints.native import CARD, Card, fill, read_weights
 from ...denoisers.unet import UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
-from ...text.clip import ClipImageRecipe, ClipRecipe, ClipText, ClipTextRecipe
+from ...text.clip import ClipImageRecipe, ClipText, ClipTextRecipe
 from ...text.space import SharedSpace
 from ...text.tokenizer import Tokenizer
 from ...training.denoise import DenoiseRecipe
 from ...training.loop import LoopRecipe
 from ...training.parallel import World
 from .backends import choose_backend
+from .clips import clip_beside
 from .knobs import DiffusionKnobs
 from .painter import DiffusionPainter
 from .recipe import AutoencoderStage, DataRecipe, DecoderStage, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
@@ -57,17 +57,8 @@ def open_folder(
 
 def open_clip(folder: Path, card: Card, device: torch.device) -> SharedSpace:
     """The CLIP that was trained beside a model's denoiser, from its folder."""
-    recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
-    if recipe.image is None:
-        remedy = "Train it with this version; of a finished run, `giverny train ... --resume` writes the model anew, with it."
-        raise InputError("a model with CLIP's picture tower", f"{folder}, which has the words' side alone", remedy)
-    weights = read_weights(folder, card)
-    sides = {"text_model.": "text", "text_projection.": "projection", "": "image"}
-    tensors = {side + key: value for side, name in sides.items() for key, value in weights.get(name, {}).items()}
-    with torch.device("meta"):
-        clip = ClipRecipe(text=recipe.text, image=recipe.image, shared_width=recipe.pooled_width).build()
-    fill(clip, tensors, "CLIP")
-    return SharedSpace(clip, Tokenizer.read(folder / "tokenizer.json", recipe.text.length), device)
+    clip, made = clip_beside(folder, card)
+    return SharedSpace(clip, Tokenizer.read(folder / "tokenizer.json", made.text.length), device)
 
 
 def workshop(recipe: DiffusionRecipe, source: Source, folder: Path, world: World, device: torch.device) -> DiffusionWorkshop:

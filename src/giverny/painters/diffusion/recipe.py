@@ -57,7 +57,7 @@ class DataRecipe(Frozen):
     fit: Fit = Field("crop", description="how pictures are brought to size")
     flip: bool = Field(False, description="mirror half of the pictures")
     captions: Literal["first", "any", "shuffled"] = Field(
-        "any", description="the first caption of a picture, or any of them; shuffled: of another picture, a control for experiments"
+        "any", description="the first caption of a picture, or any of them; shuffled: another picture's, as a control"
     )
     share: float = Field(1.0, gt=0, le=1, description="part of the training pictures that is used; the larger hold the smaller")
     validation: int = Field(256, ge=1, description="pictures held out of training, for validation")

@@ -31,6 +31,7 @@ from ...training.parallel import World
 from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
 from ...training.sharpen import Sharpen
+from .clips import open_clip_folder
 from .painter import DiffusionPainter
 from .recipe import Autoencoder, Backbone, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
@@ -138,10 +139,10 @@ class DiffusionWorkshop:
     # -- stages --------------------------------------------------------------------------------------------------------
 
     def _loader(self, batch: int, seed: int, subset: np.ndarray | None = None, shard: tuple[int, int] | None = None) -> Loader:
-        data = self.recipe.data
+        data, words = self.recipe.data, "first" if self.recipe.data.captions == "first" else "any"
         return Loader(
             self.source, size=data.size, channels=data.channels, batch=batch, seed=seed, fit=data.fit, flip=data.flip,
-            captions="first" if data.captions == "first" else "any", workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
+            captions=words, workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
             kept=self._pictures,
         )  # fmt: skip
 
@@ -212,11 +213,11 @@ class DiffusionWorkshop:
         if stage.given is None:
             with seeded(stage.loop.seed, "clip"):
                 return self._new_clip().eval().requires_grad_(False)
-        clip = open_clip_folder(Path(stage.given))
-        wanted = self._new_clip().recipe
-        if (clip.recipe.text, clip.recipe.shared_width) != (wanted.text, wanted.shared_width):
-            given = f"{clip.recipe.text.model_dump()} and {clip.recipe.shared_width}"
-            raise InputError(f"text.text and text.shared_width as in {stage.given}: {given}", str(wanted.text.model_dump()))
+        clip, made = open_clip_folder(Path(stage.given))
+        wanted = (stage.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}), stage.shared_width)
+        if (made.text, made.shared_width) != wanted:
+            told = f"text.text and text.shared_width as in {stage.given}: {made.text.model_dump()}, {made.shared_width}"
+            raise InputError(told, f"{wanted[0].model_dump()}, {wanted[1]}")
         return clip.to(self.device).eval().requires_grad_(False)
 
     def _new_clip(self) -> Clip:

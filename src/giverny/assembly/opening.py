@@ -14,14 +14,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..base.contracts import Family, Painter
 from ..base.errors import InputError, nearest
 from ..base.runtime import pick_device, pick_precision
-from ..checkpoints.clip_layouts import CONFIG, read_clip
-from ..checkpoints.native import CARD, Card, fill, read_card
-from ..text.clip import ClipRecipe
+from ..checkpoints.native import CARD, Card, read_card
 from ..text.space import SharedSpace
 from ..text.tokenizer import Tokenizer
 
@@ -126,20 +122,18 @@ def open_clip(model: str | Path = DEFAULT_MODEL, device: str = "auto") -> Shared
     mean and the deviation are read).
     """
     from ..painters.diffusion import family as diffusion
+    from ..painters.diffusion.clips import is_published, published_clip
 
     place, path = pick_device(device), Path(model).expanduser()
-    if (path / CONFIG).is_file() and not (path / CARD).is_file():
-        values, tensors = read_clip(path)
-        recipe, told = ClipRecipe(**values), path / "preprocessor_config.json"
+    if is_published(path):
+        told = path / "preprocessor_config.json"
         try:
             brought = json.loads(told.read_text("utf-8"))
             mean, deviation = brought["image_mean"], brought["image_std"]
         except (OSError, ValueError, LookupError) as error:
             raise InputError("image_mean and image_std beside the weights", f"{told} ({error})") from error
-        with torch.device("meta"):
-            clip = recipe.build()
-        fill(clip, tensors, "CLIP")
-        return SharedSpace(clip, Tokenizer.read(path / "tokenizer.json", recipe.text.length), place, mean, deviation)
+        clip, made = published_clip(path)
+        return SharedSpace(clip, Tokenizer.read(path / "tokenizer.json", made.text.length), place, mean, deviation)
     folder = find_model(model)
     card = read_card(folder)
     if card.family != diffusion.PAINTER.name:

@@ -11,7 +11,7 @@ from ..base.errors import InputError, nearest
 from ..base.recipe import check, override, read_recipe, with_preset
 from ..data.catalog import open_named
 from ..data.toy import ToyShapes
-from .models import PACKAGE, families, family, judges
+from .opening import PACKAGE, families, family, judges
 
 
 def load_recipe(
