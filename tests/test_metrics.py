@@ -1,4 +1,4 @@
-"""Scores of sets of features: against torchmetrics on equal features, against textbook forms in float64, against known answers."""
+"""Scores of sets of features: against torchmetrics on equal features, against textbook forms, against known answers."""
 
 import numpy as np
 import pytest
@@ -146,7 +146,7 @@ def test_manifold_scores_equal_their_definitions(seed):
     assert found.precision == pytest.approx(np.mean((apart["pr"] <= ball["rr"]).any(1)))
     assert found.recall == pytest.approx(np.mean((apart["pr"] <= ball["pp"][:, None]).any(0)))
     assert found.density == pytest.approx((apart["pr"] <= ball["rr"]).sum() / (k * 70))
-    assert found.coverage == pytest.approx(np.mean((apart["pr"].min(0) <= ball["rr"])))
+    assert found.coverage == pytest.approx(np.mean(apart["pr"].min(0) <= ball["rr"]))
     np.testing.assert_allclose(reaches(real, 3), ball["rr"], rtol=1e-6)
 
 
@@ -229,12 +229,14 @@ def test_bleu_equals_torchmetrics(seed):
 
     from giverny.metrics.bleu import bleu
 
-    chance, words = np.random.default_rng(seed), "a red blue dress with long sleeves and shoes on white ground".split()
+    chance = np.random.default_rng(seed)
+    words = ["a", "red", "blue", "dress", "with", "long", "sleeves", "and", "shoes", "on", "white", "ground"]
     captions = [" ".join(chance.choice(words, int(chance.integers(4, 12)))) for _ in range(20)]
     references = [[" ".join(chance.choice(words, int(chance.integers(4, 12)))) for _ in range(2)] + [c[:-3]] for c in captions]
     for order in (1, 4):
         value, signature = bleu(captions, references, order)
-        assert value == pytest.approx(100 * float(sacre_bleu_score(captions, references, n_gram=order, lowercase=True)), abs=1e-3)
+        theirs = sacre_bleu_score(captions, references, n_gram=order, lowercase=True)
+        assert value == pytest.approx(100 * float(theirs), abs=1e-3)
         assert "tok:13a" in signature
     assert bleu(["a red dress with sleeves"], [["a red dress with sleeves"]])[0] == pytest.approx(100)
     with pytest.raises(InputError, match="one reference or more"):

@@ -17,7 +17,6 @@ from PIL import Image, ImageSequence
 from pydantic import ValidationError
 from scipy.spatial import geometric_slerp
 
-import giverny.assembly as assembly
 from giverny.assembly import families, open_painter, train
 from giverny.base.contracts import Condition, Done, Failed, Picture, Provenance, Request, Toward, Variation
 from giverny.base.errors import InputError

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,12 @@ from ..base.runtime import pick_device
 from ..base.sheet import grid
 from ..checkpoints.native import fill, read_card, write_card
 from ..data.catalog import CATALOG, open_named
+from ..data.folders import FolderSource
+from ..data.parted import Chosen
 from ..data.weights import at_hand, weights_of
 from ..perception import instruments
 from ..perception.inception import TAPS, FIDInception
+from ..perception.resizers import get_resizer
 from ..perception.vgg import LPIPS, VGG16
 from ..pipelines.measure import Measured, Painted, Told, from_source, measure, prompts_of, quiet
 from ..pipelines.pairs import compare_pairs
@@ -28,6 +33,7 @@ from .opening import find_model, open_clip, open_judge, open_painter
 from .reading import open_source
 
 INCEPTION, VGG, LINEAR = "inception-2015-12-05", "vgg16", "lpips-vgg"
+OVERVIEW = re.compile(r"sheet-\d{5}")  # how `giverny paint` calls its contact sheets
 COUNT = 500  # pictures painted where nobody says how many
 
 
@@ -35,6 +41,7 @@ def open_instrument(name: str = "auto", resizer: str = "clean", device: str = "a
     """What looks at pictures, by name: inception (or inception-64, -192, -768), vgg, pixels, clip:MODEL, or a judge's name or
     folder. "auto": inception where its weights are on this machine, else pixels."""
     place = pick_device(device)
+    get_resizer(resizer)  # refused even where what looks has its own
     if name == "auto":
         name = "inception" if at_hand(INCEPTION) else "pixels"
     if name == "pixels":
@@ -110,7 +117,12 @@ class Measuring:
         if pairs:
             if isinstance(self.pictures, Painted):
                 raise InputError("two folders of pictures with --pairs", "a model")
-            return compare_pairs(self.pictures, self.reference, open_lpips if at_hand(VGG) else None, told)
+            return compare_pairs(
+                self.pictures,
+                self.reference,
+                partial(instruments.perceptual_distance, open_lpips()) if at_hand(VGG) else None,
+                told,
+            )
         shown = self.pictures if isinstance(self.pictures, Painted) else from_source(self.pictures, self.count)
         return measure(
             shown, self.reference, self.instrument, kinds, space=self.space, judge=self.judge, cache=cache_folder(), most=most,
@@ -166,7 +178,7 @@ def open_measuring(
         pictures = Painted(open_painter(folder, device), asked, seed, dict(knobs or {}))
         count = len(asked)
     else:
-        pictures = open_part(what, split)
+        pictures = _without_overviews(open_part(what, split), notes)
         count = min(count or len(pictures), len(pictures))
         if prompts or knobs:
             raise InputError("a model, for prompts and settings", f"{what}, which holds pictures")
@@ -189,6 +201,17 @@ def open_part(name: str, split: str) -> Source:
         return open_named(name, split if split in CATALOG[name].splits else CATALOG[name].splits[0])
     path = Path(name)
     return open_named(path, split if (path / f"{split}.zip").is_file() else "train")
+
+
+def _without_overviews(source: Source, notes: list[str]) -> Source:
+    """What `giverny paint` left in a folder, without the contact sheets beside the pictures."""
+    if not isinstance(source, FolderSource):
+        return source
+    rows = [i for i, entry in enumerate(source.entries) if not OVERVIEW.match(PurePosixPath(entry.name).name)]
+    if len(rows) == len(source):
+        return source
+    notes.append(f"left out {len(source) - len(rows)} contact sheets (sheet-*.png)")
+    return Chosen(source, rows, "without-overviews")
 
 
 def _model_folder(what: str) -> Path | None:

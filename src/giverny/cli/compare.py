@@ -74,7 +74,8 @@ def command(
         table = survey(recipe, bench, place)
         voice.say(f"page in {write_experiment_page(table, place, folder)}")
         return
-    table, stopped_early = None, False
+    ended: Any = None
+    stopped_early = False
     running = closing(run_experiment(recipe, bench, place, folder))
     with voice.progress("beginning", None) as move, polite_stop() as stopped, running as events:
         total = done = 0
@@ -91,12 +92,11 @@ def command(
                 done = event.done
                 _tell(event, voice)
             elif isinstance(event, Ended):
-                table = event.table
-            if stopped() and table is None:
+                ended = event.table
+            if stopped() and ended is None:
                 stopped_early = True
                 break
-    if table is None:
-        table = survey(recipe, bench, place)
+    table = ended if ended is not None else survey(recipe, bench, place)
     page = write_experiment_page(table, place, folder)
     for verdict in (*table.controls, *table.verdicts):
         voice.event("verdict", **verdict.model_dump(mode="json"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..base.contracts import Sample, Source
 from .attributes import attributes_of
+from .folders import FolderSource
 
 
 class ShuffledCaptions:
@@ -34,3 +35,25 @@ class ShuffledCaptions:
         own = self.source.read(index)
         label = None if own.label is None else self.source.read(int(self._other[index])).label
         return own.model_copy(update={"captions": self.captions_of(index), "label": label})
+
+
+class Chosen:
+    """Some pictures of a source (a contracts.Source). rows: their indices in it; what: says which, for the fingerprint."""
+
+    def __init__(self, source: Source, rows: Sequence[int], what: str) -> None:
+        self.source, self.rows, self.name, self.classes = source, tuple(rows), source.name, source.classes
+        self.fingerprint = f"{source.fingerprint}-{what}"
+        if isinstance(source, FolderSource):
+            self.entries = tuple(source.entries[row] for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        return self.source.captions_of(self.rows[index])
+
+    def attributes_of(self, index: int) -> Mapping[str, str]:
+        return attributes_of(self.source, self.rows[index])
+
+    def read(self, index: int) -> Sample:
+        return self.source.read(self.rows[index])

@@ -1,8 +1,9 @@
-"""BLEU (Papineni et al. 2002) of captions, by the sacrebleu library (Post 2018, arXiv 1804.08771): its numbers can be compared."""
+"""BLEU (Papineni et al. 2002) of captions, by the sacrebleu library (Post 2018, arXiv 1804.08771)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..base.errors import InputError
 
@@ -20,7 +21,7 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]], order: in
     if not captions or len(captions) != len(references) or not all(references):
         raise InputError("captions, and one reference or more for each", f"{len(captions)} and {len(references)}")
     most = max(map(len, references))
-    streams = [[told[i] if i < len(told) else None for told in references] for i in range(most)]
+    streams: Any = [[told[i] if i < len(told) else None for told in references] for i in range(most)]
     measure = BLEU(max_ngram_order=order, effective_order=False, lowercase=True)
     score = measure.corpus_score(list(captions), streams)
     return float(score.score), str(measure.get_signature())

@@ -77,7 +77,8 @@ def fid(sides: Sides) -> list[Score]:
     interval = by_groups(rows, lambda part: target.distance(Moments.of(part)).value, found.value)
     if interval is not None and len(rows) < painted.count:  # the sample strays more than all pictures do
         shrink = (len(rows) / painted.count) ** 0.5
-        interval = tuple(found.value + (end - found.value) * shrink for end in interval)  # type: ignore[assignment]
+        low, high = interval
+        interval = found.value + (low - found.value) * shrink, found.value + (high - found.value) * shrink
     size = min(painted.count, len(real.rows) // 2)
     floors = []
     for drawn in sides.draws(size, len(real.rows), 1 if real.width > WIDE else 5) if size > 1 else ():
@@ -144,7 +145,7 @@ def manifold(sides: Sides, k: int = K) -> list[Score]:
     """Precision, recall, density and coverage, and what real pictures come to among themselves."""
     ours, theirs = sides.some()
     found = neighbours(ours, theirs, k)
-    floor = neighbours(*(theirs[i::2] for i in (0, 1)), k) if len(theirs) > 2 * k + 1 else None
+    floor = neighbours(theirs[::2], theirs[1::2], k) if len(theirs) > 2 * k + 1 else None
     more = {"k": k, "rows": [len(ours), len(theirs)]}
     scores = []
     for name in ("precision", "recall", "coverage", "density"):

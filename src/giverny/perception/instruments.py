@@ -88,7 +88,8 @@ def vgg(network: VGG16, weights: str, resizer: str = "clean", device: str = "cpu
     mean, spread = (torch.tensor(v, device=place).view(1, 3, 1, 1) for v in (MEAN, SPREAD))
     if network.classifier is None:
         raise InputError("VGG16 with its upper layers", "one without them")
-    width = int(network.classifier[3].weight.shape[0])  # type: ignore[arg-type,union-attr]
+    hidden: Any = network.classifier[3]
+    width = int(hidden.out_features)
 
     def look(x: Tensor) -> Tensor:
         return network.below_logits((x / 255 - mean) / spread)

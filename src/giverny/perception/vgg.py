@@ -32,7 +32,7 @@ class VGG16(nn.Module):
             self.ends.append(len(layers) - 1)
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.classifier = None
+        self.classifier: nn.Sequential | None = None
         if tops:
             flat = WIDTHS[-1][0] * (SIDE // 32) ** 2
             self.classifier = nn.Sequential(
@@ -46,7 +46,7 @@ class VGG16(nn.Module):
         wanted = {TAPS.index(choose(tap, TAPS, "tap of VGG16")) for tap in taps}
         ends = {end: level for level, end in enumerate(self.ends)}
         found, h = [], x
-        for i, layer in enumerate(self.features):
+        for i, layer in enumerate(self.features.children()):
             h = layer(h)
             if ends.get(i) in wanted:
                 found.append(h)
@@ -73,6 +73,8 @@ class LPIPS(nn.Module):
         self.net = VGG16()
         for level, (channels, _) in enumerate(WIDTHS):
             setattr(self, f"lin{level}", nn.Conv2d(channels, 1, 1, bias=False))
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.tensor((-0.030, -0.088, -0.188)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor((0.458, 0.448, 0.450)).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -139,7 +139,8 @@ class DiffusionWorkshop:
     # -- stages --------------------------------------------------------------------------------------------------------
 
     def _loader(self, batch: int, seed: int, subset: np.ndarray | None = None, shard: tuple[int, int] | None = None) -> Loader:
-        data, words = self.recipe.data, "first" if self.recipe.data.captions == "first" else "any"
+        data = self.recipe.data
+        words: Literal["first", "any"] = "first" if data.captions == "first" else "any"
         return Loader(
             self.source, size=data.size, channels=data.channels, batch=batch, seed=seed, fit=data.fit, flip=data.flip,
             captions=words, workers=WORKERS, subset=subset, shard=shard or (self.world.rank, self.world.size),
