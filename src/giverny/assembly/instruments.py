@@ -117,12 +117,8 @@ class Measuring:
         if pairs:
             if isinstance(self.pictures, Painted):
                 raise InputError("two folders of pictures with --pairs", "a model")
-            return compare_pairs(
-                self.pictures,
-                self.reference,
-                partial(instruments.perceptual_distance, open_lpips()) if at_hand(VGG) else None,
-                told,
-            )
+            distance = partial(instruments.perceptual_distance, open_lpips()) if at_hand(VGG) else None
+            return compare_pairs(self.pictures, self.reference, distance, told)
         shown = self.pictures if isinstance(self.pictures, Painted) else from_source(self.pictures, self.count)
         return measure(
             shown, self.reference, self.instrument, kinds, space=self.space, judge=self.judge, cache=cache_folder(), most=most,

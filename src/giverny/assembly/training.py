@@ -23,7 +23,7 @@ from ..data.head import Head
 from ..pipelines.probe import probe
 from ..pipelines.train import StageReport, train_stages
 from ..training.parallel import World, world
-from .opening import family
+from .opening import family, judges
 from .reading import load_recipe, open_source
 
 
@@ -79,6 +79,7 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
     }
     return Card(
         family=recipe.family, name=recipe.name, title=recipe.title, size=result.size, recipe=dict(result.recipe),
+        task="pictures to words" if recipe.family in judges() else "text to picture",
         knobs=dict(result.knobs), prompts=result.prompts, data=data, licence=recipe.licence, training=training,
     )  # fmt: skip
 

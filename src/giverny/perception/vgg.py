@@ -59,10 +59,9 @@ class VGG16(nn.Module):
         if self.classifier is None or x.shape[-2:] != (SIDE, SIDE):
             given = "no upper layers" if self.classifier is None else "{} x {}".format(*x.shape[:-3:-1])
             raise InputError(f"VGG16 with its upper layers and pictures of {SIDE} x {SIDE}", given)
-        h = self.features(x).flatten(1)
-        for layer in self.classifier[:5]:
-            h = layer(h)
-        return h
+        hidden: nn.Module = self.classifier[:5]
+        found: Tensor = hidden(self.features(x).flatten(1))
+        return found
 
 
 class LPIPS(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.contracts import Batch, Frozen, Streams, Turn
+from .augment import shifted
 
 MAX_SCALE = 100.0  # largest inverse temperature, as in the paper
 
@@ -60,7 +61,7 @@ class Contrast:
             return self.clip.logit_scale.exp().clamp(max=MAX_SCALE) * pictures @ texts.T, same
 
     def loss(self, turn: str, batch: Batch, scratch: dict[str, Any], streams: Streams) -> dict[str, Tensor]:
-        pixels = _shifted(batch["pixels"], self.recipe.shift, streams)
+        pixels = shifted(batch["pixels"], self.recipe.shift, streams)
         logits, same = self._logits(pixels, batch["captions"])
         target = same.to(logits.dtype) / same.sum(1, keepdim=True)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -102,18 +103,3 @@ def _recalls(name: str, similar: Tensor, right: Tensor) -> dict[str, Tensor]:
     best = similar.topk(min(5, similar.shape[1]), dim=1).indices
     found = right.gather(1, best).to(similar.dtype)  # (Q, 5)
     return {name: found[:, 0].mean(), f"{name}_5": found.amax(1).mean()}
-
-
-def _shifted(pixels: Tensor, most: int, streams: Streams) -> Tensor:
-    """Each picture moved by up to `most` pixels; the edge value fills in."""
-    if not most:
-        return pixels
-    moves = (streams.uniform("shift", (len(pixels), 2)) * (2 * most + 1)).long() - most
-    wide = F.pad(pixels, (most,) * 4, mode="replicate")
-    height, width = pixels.shape[-2:]
-    return torch.stack(
-        [
-            w[:, most + dy : most + dy + height, most + dx : most + dx + width]
-            for w, (dy, dx) in zip(wide, moves.tolist(), strict=True)
-        ]
-    )
