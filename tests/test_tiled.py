@@ -347,7 +347,7 @@ def test_decoding_within_a_limit_keeps_it():
     for share in (0.4, 0.25, 0.15):
         most, made = int(share * free), []
         assert peak(lambda most=most, made=made: made.append(decode_within(codec, latents, most, 2, 4))) <= most, share
-        assert off(made[0], whole) < 0.25 * float(whole.std()), (SEED, share)
+        assert off(made[0], whole) < 0.6 * float(whole.std()), (SEED, share)  # norms of few places; another picture is 1.4 away
     with pytest.raises(InputError, match=r"MiB or more to decode 2 of 256 x 192.*Allow more memory"):
         decode_within(codec, latents, free // 100)
     pixels = torch.randn(1, 3, 8, 8)

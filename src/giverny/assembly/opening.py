@@ -100,8 +100,11 @@ def open_painter(
     if card.family in judges():
         raise InputError("a model that paints", f"{folder}, a judge", "Judges are for `giverny measure --judge`.")
     place = pick_device(device)
-    painter: Painter = family(card.family).open(folder, card, place, pick_precision(place, precision), backend)
-    return painter
+    painter: Any = family(card.family).open(folder, card, place, pick_precision(place, precision), backend)
+    if hasattr(painter, "clips"):  # a painter that a CLIP may lead: whose, one of its knobs says by name
+        painter.clips = lambda name: open_clip(name or folder, str(place))
+    opened: Painter = painter
+    return opened
 
 
 def open_judge(model: str | Path, device: str = "auto") -> Any:
