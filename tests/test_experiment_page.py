@@ -176,6 +176,16 @@ def test_curves_of_all_cells_share_a_chart_and_cells_of_one_training_a_line(stud
     assert all(style.count(f"{name}:") == 2 for name in CELL_INKS.values())  # light and dark
 
 
+def test_losses_that_foretell_the_score_have_a_section(studio: Studio, tmp_path: Path) -> None:
+    page = page_of(run(studio, BASE + RATE + HALF, tmp_path), tmp_path)
+    assert "Does a loss foretell height?" in page.text and "9 trainings" in page.text
+    found = page.html[page.html.index('<section id="losses">') : page.html.index('<section id="pictures">')]
+    assert "climb: train/error" in found and "climb: valid/error" in found and found.count("<data") >= 2
+    (tmp_path / "few").mkdir()
+    few = page_of(run(studio, BASE, tmp_path / "few"), tmp_path / "few")
+    assert "foretell" not in few.text
+
+
 def test_neighbouring_cells_differ_in_dashes_for_those_who_see_grey() -> None:
     styles = [cell_style(place) for place in range(40)]
     assert len(set(styles)) == 40 and all(a[1] != b[1] for a, b in zip(styles, styles[1:], strict=False))

@@ -110,7 +110,8 @@ def test_rescaling_keeps_to_its_pictures_and_to_guided_levels():
 def test_thresholding_is_that_of_diffusers():
     from diffusers import DDPMScheduler
 
-    for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+    # In float32 the quantile lies between two values by a share of which their float32 rank n p keeps 1e-4 at 1,200 values.
+    for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         for percentile in (0.995, 1.0, 0.5, random.uniform(0.01, 0.999)):
             theirs = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=percentile, sample_max_value=1e9)
             shape = (random.randint(1, 4), random.choice([1, 3]), random.randint(1, 20), random.randint(1, 20))

@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 
 from giverny.assembly import load_recipe, open_painter, train
+from giverny.assembly.atelier import JUDGED, OF_KINDS, OF_WORDS
 from giverny.base.contracts import Condition, Request
-from giverny.base.recipe import read_recipe
+from giverny.base.recipe import check, override, read_recipe
+from giverny.compare.cells import cells, read_experiment
 from giverny.data.captions import CIFAR10, MNIST
 from giverny.data.catalog import CATALOG, open_named
+from giverny.painters.diffusion.knobs import DiffusionKnobs
 from giverny.painters.diffusion.recipe import DiffusionRecipe
 from giverny.pipelines.text2image import collect
 
@@ -150,3 +153,19 @@ def test_landscapes_train_and_paint_without_words_at_a_quarter_of_their_size(nam
 def test_landscapes_train_and_paint_at_full_size(name, placed, tmp_path):
     write_landscapes(placed("landscape-photos"), np.random.default_rng())
     assert two_steps(name, tmp_path / "run", batch=1).shape == (512, 512, 3)
+
+
+# -- experiments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "experiments").glob("*.toml")))
+def test_every_cell_of_an_experiment_is_a_whole_recipe_and_its_scores_have_names(name):
+    recipe = read_experiment(FOLDER / "experiments" / f"{name}.toml")
+    for cell in cells(recipe):
+        checked = load_recipe(cell.recipe, cell.overrides, cell.preset)
+        with torch.device("meta"):
+            checked.denoiser.network.build()
+        check(DiffusionKnobs, {**checked.knobs, **override({}, cell.knobs)}, cell.label)
+    known = (*OF_KINDS, *OF_WORDS, *(f"{JUDGED}{of}" for of in ("all", "class", "garment", "colour")))
+    assert set(recipe.measure) <= set(known)
+    assert recipe.control and len(recipe.seeds) >= 3

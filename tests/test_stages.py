@@ -64,9 +64,11 @@ class Two:
     def result(self) -> Trained:
         raise NotImplementedError
 
-    def run(self, folder: Path, budget: float | None = None, resume: bool = True) -> list[tuple[str, str]]:
+    def run(
+        self, folder: Path, budget: float | None = None, resume: bool = True, shared: Path | None = None
+    ) -> list[tuple[str, str]]:
         """The turning points of training it."""
-        told = list(train_stages(self, folder, budget, resume, clock=lambda: self.now[0]))
+        told = list(train_stages(self, folder, budget, resume, clock=lambda: self.now[0], shared=shared))
         return [(t.stage, t.happened) for t in told if t.happened != "step"]
 
 
@@ -89,6 +91,34 @@ def test_finished_stages_are_reused_and_only_what_changed_is_trained_again(tmp_p
     back = Two()  # what was put aside is taken out again
     assert back.run(tmp_path) == [("first", "reused"), ("second", "reused")]
     assert torch.equal(back.kept["second"]["weight"], before.kept["second"]["weight"])
+
+
+def test_runs_take_finished_stages_from_one_another(tmp_path: Path) -> None:
+    lent, one, two = tmp_path / "lent", tmp_path / "one", tmp_path / "two"
+    before = Two()
+    assert before.run(one, shared=lent) == NEW and len(list(lent.iterdir())) == 2
+    assert not any((folder / "state").exists() for folder in lent.iterdir())
+    again = Two()
+    assert again.run(two, resume=False, shared=lent) == [("first", "reused"), ("second", "reused")]
+    assert all(torch.equal(again.kept[s][k], before.kept[s][k]) for s in before.kept for k in before.kept[s])
+    told = Two(second=toys.loop(learning_rate=0.5)).run(tmp_path / "three", shared=lent)
+    assert told == [("first", "reused"), ("second", "started"), ("second", "finished")] and len(list(lent.iterdir())) == 3
+    assert Two(second=toys.loop(learning_rate=0.5)).run(tmp_path / "alone") == NEW
+
+
+def test_a_stage_of_another_budget_is_not_taken(tmp_path: Path) -> None:
+    lent, timed = tmp_path / "lent", {"first": toys.loop(steps=None), "second": toys.loop(steps=None)}
+    for budget, known in ((60.0, False), (60.0, True), (90.0, False)):
+        run = tmp_path / f"{budget}-{known}"
+        told = Two(seconds=1.0, **timed).run(run, budget, shared=lent)
+        assert told == ([("first", "reused"), ("second", "reused")] if known else NEW)
+
+
+def test_a_half_finished_stage_is_not_replaced_by_a_shared_one(tmp_path: Path) -> None:
+    lent = tmp_path / "lent"
+    Two().run(tmp_path / "one", shared=lent)
+    _stop(Two(), tmp_path / "two", "first", 6)
+    assert Two().run(tmp_path / "two", shared=lent) == [*NEW[:2], ("second", "reused")]
 
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ JUDGED = "judged "
 class Bench:
     """compare.experiment.Atelier over recipes, models and data by name. Opens each thing once."""
 
-    def __init__(self, recipe: ExperimentRecipe, device: str = "auto") -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(self, recipe: ExperimentRecipe, device: str = "auto", stages: Path | None = None) -> None:
+        """stages: where trainings leave finished stages for one another (two cells of one seed may share an autoencoder)."""
+        self.recipe, self.device, self.stages = recipe, device, stages
         self._sources: dict[str, Source] = {}
 
     # -- what a cell means ---------------------------------------------------------------------------------------------
@@ -112,10 +113,9 @@ class Bench:
     # -- work ----------------------------------------------------------------------------------------------------------
 
     def train(self, training: Mapping[str, Any], seed: int, budget: float, folder: Path) -> Generator[Any, None, None]:
-        recipe = load_recipe(seeded(training["recipe"], seed))
-        with closing(
-            train(recipe, folder, budget, True, self.device, self._source(training["recipe"]["data"]["source"]))
-        ) as told:  # type: ignore[type-var]
+        recipe, source = load_recipe(seeded(training["recipe"], seed)), self._source(training["recipe"]["data"]["source"])
+        told = train(recipe, folder, budget, True, self.device, source, self.recipe.clock, self.stages)
+        with closing(told) as told:  # type: ignore[type-var]
             yield from told
 
     def paint(

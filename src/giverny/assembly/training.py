@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..base.files import atomic_write
 from ..base.recipe import to_toml
 from ..base.runtime import describe_machine, pick_device
 from ..checkpoints.native import Card, write_model
+from ..compare.cells import Clock
 from ..compare.report import write_report
 from ..data.catalog import CATALOG
 from ..data.head import Head
@@ -26,6 +28,10 @@ from ..training.parallel import World, world
 from .opening import family, judges
 from .reading import load_recipe, open_source
 
+# How seconds are counted: by the clock on the wall, or those that this process keeps a processor busy, summed over its
+# threads, which depend little on what else the machine does.
+CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.monotonic, "processor": time.process_time}
+
 
 def train(
     recipe: str | Path | Mapping[str, Any] | Frozen,
@@ -34,6 +40,8 @@ def train(
     resume: bool = False,
     device: str = "auto",
     source: Source | None = None,  # None: opened by the recipe's data.source
+    clock: Clock = "wall",  # what the budget's seconds are counted by
+    shared: Path | None = None,  # folder of finished stages that runs take from one another
 ) -> Iterator[StageReport]:
     """Train a recipe into a run folder; the model lies in run/model when the iterator ends. Closing it saves and stops."""
     checked: Any = load_recipe(recipe)
@@ -49,7 +57,7 @@ def train(
         workshop = family(checked.family).workshop(checked, found, run / "cache", processes, place)
         told_first = False
         try:
-            with closing(train_stages(workshop, run, budget, resume, processes, place)) as stages:
+            with closing(train_stages(workshop, run, budget, resume, processes, place, CLOCKS[clock], shared)) as stages:
                 for told in stages:
                     if processes.leads and not told_first:  # not before: a run of another recipe may yet be refused
                         atomic_write(run / "recipe.toml", to_toml(checked))
@@ -57,13 +65,13 @@ def train(
                     yield told
             if processes.leads:
                 result = workshop.result()
-                write_model(run / "model", card_of(checked, found, result, run, place), result.networks, result.extras)
+                write_model(run / "model", card_of(checked, found, result, run, place, clock), result.networks, result.extras)
         finally:
             if processes.leads and run.is_dir():
                 write_report(run)
 
 
-def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device) -> Card:
+def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device, clock: Clock = "wall") -> Card:
     """The card of a finished run: what it was trained on, for how long, on which machine."""
     stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
     data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
@@ -75,6 +83,7 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
         "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
         "hours": round(sum(note["seconds"] for note in stages.values()) / 3600, 3),
         "device": str(device),
+        **({"clock": clock} if clock != "wall" else {}),
         **machine,
     }
     return Card(

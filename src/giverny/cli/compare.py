@@ -69,7 +69,8 @@ def command(
         recipe, name = grid_of(model, prompts, axes, seeds or (0,), each), f"{model}-grid"
     base = Path("runs") / "experiments"
     folder = out or base / re.sub(r"[^\w.-]+", "-", name)
-    place, bench = store or base / "store", Bench(recipe, device)
+    place = store or base / "store"
+    bench = Bench(recipe, device, place / "stages")
     if report_only:
         table = survey(recipe, bench, place)
         voice.say(f"page in {write_experiment_page(table, place, folder)}")

@@ -54,7 +54,7 @@ def show(name: str, voice: Voice) -> None:
 @speaks
 def add(folder: Path, name: str | None, place: Path | None, replace: bool, voice: Voice) -> None:
     """Copy a model folder (or a run's) to where models are found by name."""
-    from ..assembly import find_model, user_models
+    from ..assembly import find_model, judges, user_models
     from ..base.errors import InputError
     from ..checkpoints.native import CARD, read_card, read_weights
 
@@ -73,4 +73,5 @@ def add(folder: Path, name: str | None, place: Path | None, replace: bool, voice
         shutil.rmtree(target)
     staged.rename(target)
     voice.event("added", name=target.name, folder=target)
-    voice.say(f"{target.name} is now in {target}; paint with: giverny paint PROMPT -m {target.name}")
+    use = f"giverny measure WHAT --judge {target.name}" if card.family in judges() else f"giverny paint PROMPT -m {target.name}"
+    voice.say(f"{target.name} is now in {target}; use it: {use}")

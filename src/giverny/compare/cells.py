@@ -28,6 +28,7 @@ from ..base.recipe import Recipe, check, override, read_recipe
 from ..base.times import seconds
 from .statistics import Verdict, judge
 
+Clock = Literal["wall", "processor"]
 Seed = Annotated[int, Field(ge=0, lt=2**40)]
 
 WAITING = "not run yet"  # the reason of a row that nobody has tried
@@ -139,6 +140,10 @@ class ExperimentRecipe(Recipe):
     budget: Annotated[float, BeforeValidator(_seconds)] | None = Field(
         None, gt=0, description='of each training, the same for all: seconds, or "10m"'
     )
+    clock: Clock = Field(
+        "wall", description="what counts a budget's seconds: the clock on the wall, or the processor's own (summed over "
+        "threads), which other programs of the machine hardly disturb"
+    )  # fmt: skip
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each trains and paints every cell once")
     prompts: tuple[str, ...] = Field(min_length=1, description="pictures take them in turn")
     pictures: int = Field(ge=1, le=APART, description="of each cell and seed")

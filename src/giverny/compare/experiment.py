@@ -208,6 +208,8 @@ class Engine:
     ) -> Generator[Happening, None, Path]:
         budget = (self.recipe.budget or 0.0) * share
         identity = {"training": training, "seed": seed, "budget": budget}
+        if self.recipe.clock != "wall":
+            identity["clock"] = self.recipe.clock
         folder = self.units.folder("training", identity)
         facts["training"], work = folder.name, folder / "work"
 

@@ -23,6 +23,7 @@ from ..base.runtime import versions
 from .cells import WAITING, Row, Table
 from .curves import CELL_INKS, cell_style, elapsed, number, words
 from .experiment_page_store import conditions_of, gallery_of, learning_of
+from .losses import Foretold, foretellers
 from .report import Found
 from .statistics import ALPHA, Verdict, mean_interval
 
@@ -98,6 +99,9 @@ def _page(table: Table, found: Found) -> str:
     text = ""
     with found.attempt("The experiment cannot be written as TOML"):
         text = to_toml(recipe)
+    foretold: list[Foretold] = []
+    with found.attempt("Whether a loss foretells the score"):
+        foretold = foretellers(table, found.run)
     here = files(__package__)
     return environment.from_string(here.joinpath("experiment_page.html.j2").read_text("utf-8")).render(
         style=here.joinpath("page.css").read_text("utf-8"),
@@ -114,6 +118,7 @@ def _page(table: Table, found: Found) -> str:
         value=lambda row, name: next((score.value for score in row.scores if score.name == name), None),
         alpha=ALPHA,
         learning=learning_of(found, table),
+        foretold=foretold,
         swatch=_swatch,
         gallery=gallery_of(found, table),
         conditions=conditions_of(found, table),

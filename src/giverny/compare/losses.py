@@ -33,7 +33,7 @@ class Foretold:
 
 
 def foretellers(table: Table, store: Path) -> list[Foretold]:
-    """Of every quantity that every training logged; the closest first. None where there are too few rows."""
+    """Of every quantity that every training logged; the closest first. Nothing where there are too few rows."""
     score = table.experiment.primary
     found: list[tuple[Row, float, dict[str, float]]] = []
     for row in table.rows:

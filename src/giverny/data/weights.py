@@ -18,6 +18,7 @@ from .catalog import DataSet, File, Progress, find, locate
 
 _FID = "https://github.com/mseitzer/pytorch-fid"
 _LPIPS = "https://github.com/richzhang/PerceptualSimilarity"
+_MINILM = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2"
 
 _ENTRIES = (
     DataSet(
@@ -70,6 +71,23 @@ _ENTRIES = (
                 url="https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/"
                 "082bb24f84c091ea94de2867d34c4544f68e0963/lpips/weights/v0.1/vgg.pth",
             ),
+        ),
+    ),
+    DataSet(
+        name="all-minilm-l6-v2",
+        what="a BERT of 6 layers taught to compare sentences: a text encoder that has never seen a picture",
+        count="1 network",
+        size="90.9 MB",
+        licence="Apache-2.0",
+        homepage=_MINILM,
+        reader="folder",
+        files=tuple(
+            File(name=name, bytes=size, checksum=f"sha256:{digest}", url=f"{_MINILM}/resolve/main/{name}")
+            for name, size, digest in (
+                ("model.safetensors", 90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+                ("tokenizer.json", 466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+                ("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            )
         ),
     ),
 )

@@ -9,11 +9,14 @@ same call with resume goes on where it was. A changed recipe in the same folder 
 - an unfinished stage of another identity is an error: hours may lie in it, and only the user can say what becomes of them;
 - `loop.steps` is no part of a stage's identity: a finished or unfinished stage with fewer steps than asked for is trained
   on, its learning rate as if all steps had been planned from the start; one with more steps is an error.
+
+Runs may share a folder of finished stages: what one of them has trained for the same time is taken by the others as it is.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -29,7 +32,7 @@ from torch import Tensor
 
 from ..base.contracts import StageJob, Workshop
 from ..base.errors import InputError
-from ..base.files import atomic_write
+from ..base.files import atomic_write, fingerprint
 from ..training.loop import Report, Trainer, find_run
 from ..training.parallel import World
 from ..training.state import finite, write_tensors
@@ -59,6 +62,7 @@ def train_stages(
     world: World | None = None,
     device: torch.device | None = None,
     clock: Callable[[], float] = time.monotonic,
+    shared: Path | None = None,  # finished stages of other runs: taken from here, and left here
 ) -> Generator[StageReport, None, None]:
     """Train what is not there yet. Closing the iterator stops after the current step with everything saved.
 
@@ -73,7 +77,10 @@ def train_stages(
         if resume and world.leads:
             bring_back(run, job.name, job.identity)
         world.wait()
-        found = read_artefact(folder, job.identity, job.loop.steps) if resume else None
+        lent = shared / purse.named(job) if shared is not None else None
+        if lent is not None and lent.is_dir() and not folder.exists():
+            _copy(lent, folder)
+        found = read_artefact(folder, job.identity, job.loop.steps) if resume or lent is not None else None
         if found is None:
             yield StageReport(job.name, "started")
             trainer = _trainer(job, folder, purse.seconds(job), resume, world, device or torch.device("cpu"), clock, arrived)
@@ -83,6 +90,8 @@ def train_stages(
             found = _results(trainer)
             if world.leads:
                 write_artefact(folder, job.identity, found, trainer)
+                if lent is not None and not lent.exists():
+                    _copy(folder, lent)
             world.wait()
             happened = "finished"
         else:
@@ -113,6 +122,11 @@ class Purse:
         if self.budget is None or job.loop.steps is not None:
             return None
         return max(0.0, self.whole - self.used) * job.share / sum(self.shares.values())
+
+    def named(self, job: StageJob) -> str:
+        """What a finished stage is called among those of other runs: what it is, and how long it was meant to take."""
+        meant = None if self.budget is None or job.loop.steps is not None else self.whole * job.share / self._all
+        return f"{job.name}-{fingerprint([job.identity, job.loop.steps, meant])}"
 
     def spend(self, job: StageJob, seconds: float) -> None:
         """A stage reused from a longer run counts as its own share and half as much again, lest nothing be left."""
@@ -198,6 +212,19 @@ def bring_back(run: Path, name: str, identity: str) -> None:
     former = run / "former" / f"{name}-{identity}"
     if former.is_dir() and not folder.exists():
         _move(former, folder)
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """Whole or not at all, without the states that a stage would go on from. What others were quicker to copy stays."""
+    part = target.with_name(f"{target.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(folder, part, ignore=shutil.ignore_patterns("state"))
+    try:
+        part.rename(target)
+    except OSError:
+        shutil.rmtree(part)
+        if not target.is_dir():
+            raise
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..base.contracts import Encoded, Frozen
 from ..layers.attention import attend, split_heads
+from .bert import BertText
 from .tokenizer import Tokenizer
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -42,6 +43,9 @@ class ClipTextRecipe(TowerRecipe):
     family: Literal["clip-text"] = "clip-text"
     vocabulary: int = Field(49408, ge=1)
     length: int = Field(77, ge=3, description="positions, start and end tokens included")
+
+    def build(self) -> ClipText:
+        return ClipText(self)
 
 
 class ClipImageRecipe(TowerRecipe):
@@ -209,16 +213,16 @@ class Clip(nn.Module):
 class ClipTextEncoder:
     """`TextEncoder` over a text tower: what a denoiser is given to read. Each distinct text is encoded once per call."""
 
-    def __init__(self, tower: ClipText, tokenizer: Tokenizer, projection: nn.Linear | None = None) -> None:
+    def __init__(self, tower: ClipText | BertText, tokenizer: Tokenizer, projection: nn.Linear | None = None) -> None:
         self.tower, self.tokenizer, self.projection = tower, tokenizer, projection
         self.width = tower.recipe.width
         self.pooled_width = projection.out_features if projection is not None else tower.recipe.width
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """vectors are the final norm's output at every position; pooled the (projected) one at the first end token."""
+        """vectors are the tower's output at every position; pooled what it makes of them, projected where that is asked for."""
         distinct = list(dict.fromkeys(texts))
         tokens = self.tokenizer(distinct)
-        device = self.tower.final_layer_norm.weight.device
+        device = next(self.tower.parameters()).device
         ids = tokens.ids.to(device)
         vectors = self.tower(ids)
         pooled = self.tower.pool(ids, vectors, self.tokenizer.end)

@@ -18,6 +18,7 @@ from ..base.contracts import WordSpan
 from ..base.errors import InputError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+MARKS = {START: (END, END), "[CLS]": ("[SEP]", "[PAD]")}  # start -> end and padding: CLIP's, BERT's
 SUFFIX = "</w>"  # of a symbol that ends a word
 LEAST = 514  # 256 bytes, the same ending a word, and the two marks
 # CLIP's own splitting rule: contractions, runs of letters, single digits, runs of anything else that is not space.
@@ -35,15 +36,19 @@ class Tokens:
 
 
 class Tokenizer:
-    """Texts -> token ids of a fixed length. Padding is the end token, as in Stable Diffusion 1.x."""
+    """Texts -> token ids of a fixed length, between CLIP's marks (and padded with the end, as in Stable Diffusion 1.x) or
+    between BERT's."""
 
     def __init__(self, inner: Any, length: int = 77) -> None:
         self._inner = inner
         self.length = length
-        start, end = inner.token_to_id(START), inner.token_to_id(END)
-        if start is None or end is None:
-            raise InputError(f"a tokenizer with {START} and {END}", "one without", "Use a CLIP-style tokenizer.json.")
-        self.start, self.end = int(start), int(end)
+        for start, (end, padding) in MARKS.items():
+            numbers = [inner.token_to_id(mark) for mark in (start, end, padding)]
+            if None not in numbers:
+                self.start, self.end, self.padding = map(int, numbers)
+                return
+        known = " or ".join(f"{start} and {end}" for start, (end, _) in MARKS.items())
+        raise InputError(f"a tokenizer with {known}", "one without", "Use a tokenizer.json as CLIP or BERT have it.")
 
     @staticmethod
     def train(texts: Iterable[str], vocabulary: int, length: int = 77) -> Tokenizer:
@@ -110,7 +115,7 @@ class Tokenizer:
             room = self.length - 2
             ids = [self.start, *found.ids[:room], self.end]
             masks.append([i < len(ids) for i in range(self.length)])
-            rows.append(ids + [self.end] * (self.length - len(ids)))
+            rows.append(ids + [self.padding] * (self.length - len(ids)))
             words: list[WordSpan] = []
             begins: list[int] = []  # where in the text each word begins
             for i, (word, (begin, end)) in enumerate(zip(found.word_ids[:room], found.offsets[:room], strict=True), start=1):

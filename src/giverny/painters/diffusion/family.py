@@ -14,7 +14,7 @@ from ...base.recipe import check
 from ...checkpoints.native import CARD, Card, fill, read_weights
 from ...denoisers.unet import UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
-from ...text.clip import ClipImageRecipe, ClipText, ClipTextRecipe
+from ...text.clip import ClipImageRecipe, ClipTextRecipe
 from ...text.space import SharedSpace
 from ...text.tokenizer import Tokenizer
 from ...training.denoise import DenoiseRecipe
@@ -36,8 +36,9 @@ def open_folder(
     weights = read_weights(folder, card)
     tokenizer = Tokenizer.read(folder / "tokenizer.json", recipe.text.length)
     with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
-        tower = ClipText(recipe.text)
-        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
+        tower = recipe.text.build()
+        projects = isinstance(recipe.text, ClipTextRecipe)
+        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False) if projects else None
         denoiser = recipe.denoiser.build()
         autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
     for network, name in (

@@ -20,6 +20,7 @@ from ...denoisers.dit import DiT, DiTRecipe
 from ...denoisers.precondition import DiscreteDenoiser
 from ...denoisers.unet import UNet, UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
+from ...text.bert import BertRecipe, BertText
 from ...text.clip import ClipImageRecipe, ClipRecipe, ClipText, ClipTextEncoder, ClipTextRecipe
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import ContrastRecipe
@@ -42,6 +43,9 @@ def by_family(usual: str) -> Discriminator:
 
 
 AutoencoderRecipe = Annotated[Annotated[KLRecipe, Tag("kl")] | Annotated[VQRecipe, Tag("vq")], by_family("kl")]
+TowerRecipe = Annotated[
+    Annotated[ClipTextRecipe, Tag("clip-text")] | Annotated[BertRecipe, Tag("bert")], by_family("clip-text")
+]  # of what reads
 BackboneRecipe = Annotated[Annotated[UNetRecipe, Tag("unet")] | Annotated[DiTRecipe, Tag("dit")], by_family("unet")]
 
 
@@ -90,9 +94,10 @@ class TextStage(StageRecipe):
     )
     learn: bool = Field(True, description="train CLIP on the captions; false: its words' side stays as chance drew it")
     given: str | None = Field(
-        None, description="a trained CLIP instead: folder in transformers' layout, or a model's with CLIP beside it"
-    )
-    text: ClipTextRecipe
+        None, description="a trained CLIP instead: folder in transformers' layout, or a model's with CLIP beside it; or a BERT "
+        "in transformers' layout, by folder or by its name in data/weights.py; text.text has its sizes"
+    )  # fmt: skip
+    text: TowerRecipe
     image: ClipImageRecipe
     shared_width: int = Field(64, ge=1)
     objective: ContrastRecipe = ContrastRecipe()
@@ -148,6 +153,8 @@ class DiffusionRecipe(Frozen):
             raise ValueError(f"denoiser.network.context_width wants to be text.text.width = {text.width}")
         if net.additive and net.pooled_width != self.text.shared_width:
             raise ValueError(f"denoiser.network.pooled_width wants to be text.shared_width = {self.text.shared_width}")
+        if isinstance(text, BertRecipe) and (self.text.given is None or self.text.shared_width != text.width):
+            raise ValueError("a BERT is not trained here: name it in text.given, and let text.shared_width be its width")
         if self.text.given is not None and (self.text.words == "whole" or not self.text.learn):
             raise ValueError("text.given brings its own words and is not trained: leave text.words and text.learn as they are")
         if self.autoencoder is not None and self.autoencoder.objective.perceptual > 0 and not self.trains_text:
@@ -162,6 +169,8 @@ class DiffusionRecipe(Frozen):
 
     @property
     def clip(self) -> ClipRecipe:
+        """Of what is trained here, or drawn by chance."""
+        assert isinstance(self.text.text, ClipTextRecipe)
         return ClipRecipe(text=self.text.text, image=self.text.image, shared_width=self.text.shared_width)
 
 
@@ -171,7 +180,7 @@ class ModelRecipe(Frozen):
     autoencoder: AutoencoderRecipe | None
     scale: LatentScale = LatentScale()
     picture_channels: int = 3
-    text: ClipTextRecipe
+    text: TowerRecipe
     image: ClipImageRecipe | None = None  # CLIP's picture tower, which does not paint; None in models without it
     pooled_width: int
     denoiser: BackboneRecipe
@@ -194,10 +203,8 @@ class Parts:
 
     def networks(self) -> dict[str, nn.Module]:
         """What a model folder stores, by name."""
-        projection = self.encoder.projection
-        assert projection is not None
-        found: dict[str, nn.Module] = {"text": self.encoder.tower, "projection": projection, "denoiser": self.network}
-        further = {"autoencoder": self.autoencoder, "image": self.looking}
+        found: dict[str, nn.Module] = {"text": self.encoder.tower, "denoiser": self.network}
+        further = {"projection": self.encoder.projection, "autoencoder": self.autoencoder, "image": self.looking}
         return found | {name: network for name, network in further.items() if network is not None}
 
     @property
@@ -220,8 +227,8 @@ class Parts:
 def assemble(
     recipe: ModelRecipe,
     tokenizer: Tokenizer,
-    tower: ClipText,
-    projection: nn.Linear,
+    tower: ClipText | BertText,
+    projection: nn.Linear | None,
     network: Backbone,
     autoencoder: Autoencoder | None,
     looking: nn.Module | None = None,

@@ -23,6 +23,7 @@ from ...checkpoints.native import fill
 from ...data.latents import LatentLoader, statistics, write_latents
 from ...data.loader import Kept, Loader
 from ...data.parted import ShuffledCaptions
+from ...text.bert import Bert
 from ...text.clip import Clip
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import Contrast
@@ -31,7 +32,7 @@ from ...training.parallel import World
 from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
 from ...training.sharpen import Sharpen
-from .clips import open_clip_folder
+from .clips import given_folder, open_reader
 from .painter import DiffusionPainter
 from .recipe import Autoencoder, Backbone, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
@@ -58,7 +59,7 @@ class DiffusionWorkshop:
         used = held + max(1, round((count - held) * self.recipe.data.share))
         self.held, self.kept = np.sort(order[:held]), np.sort(order[held:used])
         self.autoencoder: Autoencoder | None = None
-        self.clip: Clip | None = None
+        self.clip: Clip | Bert | None = None  # what reads the words
         self.tokenizer: Tokenizer | None = None
         self.denoiser: Backbone | None = None
         self.scale = LatentScale()
@@ -87,7 +88,8 @@ class DiffusionWorkshop:
         if looks:
             yield job("text", recipe.text, [], self._contrast, self._keep_clip)
         if recipe.autoencoder is not None:
-            seen_by = [fingerprint_tensors(self.clip.vision_model.state_dict())] if looks and self.clip is not None else []
+            tower = self.clip.vision_model if looks and isinstance(self.clip, Clip) else None
+            seen_by = [fingerprint_tensors(tower.state_dict())] if tower is not None else []
             yield job("autoencoder", recipe.autoencoder, seen_by, self._reconstruct, self._keep_autoencoder)
         if not recipe.trains_text:
             self.clip = self._given_clip()
@@ -128,7 +130,7 @@ class DiffusionWorkshop:
             scale=self.scale,
             picture_channels=recipe.data.channels,
             text=recipe.text.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}),
-            image=self.clip.recipe.image if self.clip is not None else recipe.text.image,
+            image=self.clip.recipe.image if isinstance(self.clip, Clip) else None,
             pooled_width=recipe.text.shared_width,
             denoiser=recipe.denoiser.network,
             mask_padding=recipe.denoiser.mask_padding,
@@ -171,7 +173,7 @@ class DiffusionWorkshop:
 
     def _features(self, pixels: Tensor) -> list[Tensor]:
         """What each layer of CLIP's picture tower makes of every patch, as maps (B, width, S / patch, S / patch)."""
-        assert self.clip is not None
+        assert isinstance(self.clip, Clip)
         tower = self.clip.vision_model
         side = tower.recipe.size // tower.recipe.patch
         vectors, maps = tower.pre_layrnorm(tower.embeddings(pixels)), []
@@ -199,7 +201,7 @@ class DiffusionWorkshop:
         """Learnt from every distinct caption of the data; the same data gives the same tokenizer."""
         text = self.recipe.text
         if self.tokenizer is None and text.given is not None:
-            self.tokenizer = Tokenizer.read(Path(text.given) / "tokenizer.json", text.text.length)
+            self.tokenizer = Tokenizer.read(given_folder(text.given) / "tokenizer.json", text.text.length)
         elif self.tokenizer is None:
             loader = self._loader(1, 0, shard=(0, 1))
             texts = sorted({caption for index in range(len(self.source)) for caption in loader.captions_of(index)})
@@ -208,16 +210,16 @@ class DiffusionWorkshop:
             self.tokenizer = Tokenizer.whole(texts, length) if whole else Tokenizer.train(texts, text.vocabulary, length)
         return self.tokenizer
 
-    def _given_clip(self) -> Clip:
-        """One that is not trained here: as chance draws it, or from a folder."""
+    def _given_clip(self) -> Clip | Bert:
+        """What is not trained here: a CLIP as chance draws it, or what lies in a folder."""
         stage = self.recipe.text
         if stage.given is None:
             with seeded(stage.loop.seed, "clip"):
                 return self._new_clip().eval().requires_grad_(False)
-        clip, made = open_clip_folder(Path(stage.given))
+        clip, made, width = open_reader(given_folder(stage.given), stage.text)
         wanted = (stage.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}), stage.shared_width)
-        if (made.text, made.shared_width) != wanted:
-            told = f"text.text and text.shared_width as in {stage.given}: {made.text.model_dump()}, {made.shared_width}"
+        if (made, width) != wanted:
+            told = f"text.text and text.shared_width as in {stage.given}: {made.model_dump()}, {width}"
             raise InputError(told, f"{wanted[0].model_dump()}, {wanted[1]}")
         return clip.to(self.device).eval().requires_grad_(False)
 
