@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from giverny.autoencoders.codec import LatentCodec, LatentScale, PixelCodec
 from giverny.autoencoders.kl import KLRecipe
 from giverny.autoencoders.packed import PackedAutoencoder, packed_codec
-from giverny.autoencoders.tiled import LiveBytes, TiledCodec, decode_within, reach, spans
+from giverny.autoencoders.tiled import LiveBytes, TiledCodec, fitting, reach, spans
 from giverny.autoencoders.vq import VQRecipe
 from giverny.base.errors import InputError
 from giverny.layers.packed import available
@@ -336,6 +336,10 @@ def test_a_process_that_decodes_in_tiles_stays_smaller():
     assert tiled < 0.5 * whole, (tiled, whole)
 
 
+def decode_within(codec, latents, most, *more):
+    return fitting(codec, latents, most, *more).decode(latents)
+
+
 def test_decoding_within_a_limit_keeps_it():
     codec = drawn(channels=(8, 8, 8), groups=4, picture_channels=3, latent_channels=4)[1]
     latents = field(4, 48, 64, rows=2)
@@ -352,3 +356,22 @@ def test_decoding_within_a_limit_keeps_it():
         decode_within(codec, latents, free // 100)
     pixels = torch.randn(1, 3, 8, 8)
     assert decode_within(PixelCodec(3), pixels, 1) is pixels
+
+
+def test_a_painter_keeps_to_the_memory_it_is_allowed():
+    """Of the model that ships, at a size that does not fit: nearly the same picture in tiles, and an honest refusal."""
+    from giverny.assembly import open_painter
+    from giverny.base.contracts import Failed, Request
+    from giverny.pipelines.text2image import collect
+
+    painter = open_painter("wardrobe")
+    asked = [
+        Request(prompt="a red dress", seed=2, size=(384, 384), knobs={"steps": 2, "decode_memory": m}) for m in (0, 2000, 12)
+    ]
+    whole, large, small = (collect(painter.paint([one]), [one])[0].pixels.astype(int) for one in asked)
+    assert (whole == large).all() and not (whole == small).all()
+    assert abs(whole - small).mean() < 4  # of 255
+    (failed,) = [
+        e for e in painter.paint([asked[0].model_copy(update={"knobs": {"decode_memory": 1}})]) if isinstance(e, Failed)
+    ]
+    assert "Allow more memory" in failed.reason

@@ -294,23 +294,23 @@ def _most(work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 @torch.no_grad()
-def decode_within(
+def fitting(
     codec: Codec, latents: Tensor, most: int, margin: int = MARGIN, feather: int = FEATHER, statistics: Statistics = "thinned"
-) -> Tensor:
-    """Decode (B, z, h, w) with tensors of at most `most` bytes at once, pixels included: all together where that fits,
-    else one by one, else in the largest tiles that fit. What it takes is measured on a small piece.
+) -> Codec:
+    """What decodes latents of this form (B, z, h, w) with tensors of at most `most` bytes at once, pixels included: all
+    together where that fits, else one by one, else in the largest tiles that fit. It is measured on a small piece.
 
-    Raises InputError where even the smallest tiles take more. Without gradients.
+    Raises InputError where even the smallest tiles take more.
     """
     if not isinstance(codec, LatentCodec):
-        return codec.decode(latents)
+        return codec
     rows, places = len(latents), latents.shape[-2] * latents.shape[-1]
     piece = latents.new_zeros(1, latents.shape[1], PROBE, PROBE)
     opening, maps = _most(lambda: codec.open(piece))
     finishing, made = _most(lambda: codec.finish(*maps))
     kept, shown = sum(part.nbytes for part in maps), made.numel() * 4
     if rows * places * max(opening, kept + finishing) <= most * PROBE**2:
-        return codec.decode(latents)
+        return codec
     inner = codec if statistics == "tile" else _sharing(codec, View())
     finishing = _most(lambda: inner.finish(*maps))[0] + 2 * shown  # weighted, and added
     around, least = places * (rows * shown + max(opening, kept)) / PROBE**2, 2 * margin + feather + 1
@@ -322,4 +322,4 @@ def decode_within(
         remedy = "Allow more memory, or paint fewer or smaller pictures at once."
         given = f"{most / 2**20:.0f} MiB"
         raise InputError(f"{wanted:.0f} MiB or more to decode {rows} of {wide} x {high}", given, remedy)
-    return TiledCodec(codec, max(side, least), margin, feather, statistics).decode(latents)
+    return TiledCodec(codec, max(side, least), margin, feather, statistics)

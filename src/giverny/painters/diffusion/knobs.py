@@ -46,4 +46,7 @@ class DiffusionKnobs(Knobs):
     upscale_in: Literal["pixels", "latents"] = Field(
         "pixels", description="what is enlarged: the picture (bicubic) or its latents (bilinear)"
     )
+    decode_memory: int = Field(
+        0, ge=0, le=1_000_000, description="MiB that decoding may take: a large picture is then decoded in tiles; 0 is no limit"
+    )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ...autoencoders.packed import packed_codec
+from ...autoencoders.tiled import fitting
 from ...base.contracts import (
+    Codec,
     Condition,
     Denoise,
     Done,
@@ -134,6 +136,11 @@ class DiffusionPainter:
         self, requests: Sequence[Request], knobs: DiffusionKnobs, size: tuple[int, int], previews: bool, trace: bool
     ) -> Iterator[Event]:
         began = time.perf_counter()
+        try:
+            codec = self._codec_within(knobs.decode_memory, final_size(size, knobs.upscale, self.parts.step), len(requests))
+        except InputError as error:
+            yield from (Failed(request.id, str(error)) for request in requests)
+            return
         spread = self.levels(knobs)
         again = last_steps(spread, knobs.upscale_strength) if knobs.upscale > 1 else None
         total = spread.steps + (again.steps if again else 0)
@@ -158,7 +165,7 @@ class DiffusionPainter:
                     kept.append(self._pixels(x))
                 walk = sampler(make(again.steps), x, again, noise)
                 x = yield from self._run(walk, requests, spread.steps, total, previews, kept)
-        pixels = self._pixels(x)
+        pixels = self._pixels(x, codec)
         seconds = (time.perf_counter() - began) / len(requests)
         for i, request in enumerate(requests):
             origin = self._provenance(request, knobs, size, len(requests), seconds)
@@ -213,10 +220,18 @@ class DiffusionPainter:
         here, negative, *there = told.split([len(requests)] * (3 if ends else 2))
         return (between(here, there[0], toward) if there else here), negative
 
-    def _pixels(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, z, h, w) -> uint8 (B, H, W, 3)."""
+    def _pixels(self, latents: Tensor, codec: Codec | None = None) -> np.ndarray:
+        """Latents (B, z, h, w) -> uint8 (B, H, W, 3). codec: what decodes, where it is not the painter's own."""
         with torch.inference_mode():
-            return to_pixels(self.codec.decode(latents.to(self.precision)).float())
+            return to_pixels((codec or self.codec).decode(latents.to(self.precision)).float())
+
+    def _codec_within(self, memory: int, size: tuple[int, int], rows: int) -> Codec:
+        """What decodes so many pictures of this size in so many MiB (0: as many as it takes). Raises InputError."""
+        if not memory:
+            return self.codec
+        form = (rows, self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
+        latents = torch.empty(1, device=self.device, dtype=self.precision).expand(form)
+        return fitting(self.codec, latents, memory * 2**20)
 
     def _provenance(
         self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, seconds: float
