@@ -10,13 +10,17 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from giverny.assembly import Bench, family
+from giverny.assembly import Bench, family, train
+from giverny.assembly.atelier import JUDGED, OF_KINDS, OF_WORDS
+from giverny.base.contracts import Picture
 from giverny.base.errors import InputError
+from giverny.base.picture import write_picture
 from giverny.base.recipe import to_toml
 from giverny.cli import cli
 from giverny.compare.cells import read_experiment
 from giverny.compare.experiment import run_experiment
 from giverny.compare.grids import grid_of
+from giverny.data.toy import COLOURS, ToyShapes
 
 EXPERIMENT = """
 title = "Toy: guidance and data"
@@ -128,3 +132,26 @@ def test_scores_without_their_instrument_are_refused_before_any_work(asked, tmp_
     events = list(run_experiment(recipe, Bench(recipe), tmp_path / "store", tmp_path / "out"))
     assert all("instrument.judge" in row.reason for row in events[-1].table.rows)
     assert not list((tmp_path / "store").glob("training/*"))
+
+
+def test_every_score_that_may_be_named_is_measured(asked, tmp_path):
+    """Shapes and colours by a judge of both, and the rest with it: no name is accepted that nothing gives."""
+    pictures = tmp_path / "shapes"
+    pictures.mkdir()
+    toys, lines = ToyShapes(60, 28), []
+    for number in range(60):
+        words = toys.captions_of(number)[0].split()
+        write_picture(pictures / f"{number}.png", Picture(toys.read(number).pixels))
+        shape, colour = words[-1], next(word for word in words if word in COLOURS)
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": " ".join(words), "shape": shape, "colour": colour}))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    judge = family("classifier").tiny().model_dump(mode="json", exclude_none=True)
+    judge["data"] |= {"source": str(pictures), "attributes": ["shape", "colour"], "validation": 8}
+    list(train(judge, tmp_path / "judge"))
+    names = [*OF_KINDS, *OF_WORDS, *(f"{JUDGED}{of}" for of in ("shape", "colour", "all"))]
+    changes = [f"measure={json.dumps(names)}", "seeds=[0]", "control=[]", "axis=[]", "pictures=40", 'clock="processor"']
+    recipe = read_experiment(asked, [*changes, f'instrument.judge="{tmp_path / "judge"}"'])
+    (row,) = list(run_experiment(recipe, Bench(recipe), tmp_path / "store", tmp_path / "out"))[-1].table.rows
+    assert row.reason is None and [score.name for score in row.scores] == names
+    card = json.loads((tmp_path / "store" / "training" / row.training / "work" / "model" / "card.json").read_text())
+    assert card["training"]["clock"] == "processor"

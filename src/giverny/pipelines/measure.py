@@ -260,7 +260,7 @@ class Judging:
         told = {**self.judge.conditions(), "interval_by": "Wilson's, over pictures"}
         groups = {f"judged {name}": hits for name, hits in self._hits.items() if hits}
         if len(groups) > 1:
-            groups["judged, all that was asked"] = self._both
+            groups["judged all"] = self._both
         return [
             Score(
                 name=name,
