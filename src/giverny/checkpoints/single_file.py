@@ -111,7 +111,9 @@ def _ours(part: str, spelling: str, tensors: Tensors, projects: bool) -> tuple[T
     )
     back = keys.turned(modules)
     named = {name: keys.moved(name, back) for name in tensors}
-    out = {new: keys.flattened(new, tensors[name]) for name, new in named.items() if new is not None}
+    out = {new: tensors[name] for name, new in named.items() if new is not None}
+    if part == "autoencoder":
+        out = {name: keys.flattened(name, value) for name, value in out.items()}
     return out, [name for name, new in named.items() if new is None]
 
 

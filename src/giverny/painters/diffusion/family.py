@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLRecipe
 from ...base.contracts import Family, Source
 from ...base.recipe import check
-from ...checkpoints.native import CARD, Card, fill, read_weights
+from ...checkpoints.native import CARD, Card, check_files, fill, read_weights
 from ...denoisers.unet import UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
 from ...text.clip import ClipImageRecipe, ClipText, ClipTextRecipe
@@ -24,6 +25,7 @@ from .backends import choose_backend
 from .clips import clip_beside
 from .knobs import DiffusionKnobs
 from .painter import DiffusionPainter
+from .published import Reading, find_published, linked_weights
 from .recipe import AutoencoderStage, DataRecipe, DecoderStage, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
 from .stages import DiffusionWorkshop
 
@@ -33,11 +35,34 @@ def open_folder(
 ) -> DiffusionPainter:
     """A painter from a model folder. backend: "auto", "plain" or "packed"."""
     recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
-    weights = read_weights(folder, card)
+    if card.links:
+        check_files(folder, card)
+    weights = linked_weights(folder, card) if card.links else read_weights(folder, card)
     tokenizer = Tokenizer.read(folder / "tokenizer.json", recipe.text.length)
+    return painter_of(card, recipe, weights, tokenizer, device, precision, backend)
+
+
+def open_published(
+    path: Path, device: torch.device, precision: torch.dtype, backend: str = "auto", reading: Reading | None = None
+) -> DiffusionPainter:
+    """A painter from a Stable Diffusion model of others, from where it lies: a single file, or a diffusers folder."""
+    found = find_published(path, reading=reading)
+    return painter_of(found.card, found.recipe, found.weights, found.tokenizer, device, precision, backend)
+
+
+def painter_of(
+    card: Card,
+    recipe: ModelRecipe,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    tokenizer: Tokenizer,
+    device: torch.device,
+    precision: torch.dtype,
+    backend: str,
+) -> DiffusionPainter:
+    """Networks over these tensors, joined. Mapped tensors stay mapped where device and precision are theirs already."""
     with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
         tower = ClipText(recipe.text)
-        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
+        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False) if recipe.projected else None
         denoiser = recipe.denoiser.build()
         autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
     for network, name in (
@@ -49,6 +74,8 @@ def open_folder(
         if network is not None:
             fill(network, weights.get(name, {}), name).to(device, precision)
     parts = assemble(recipe, tokenizer, tower, projection, denoiser, autoencoder)
+    if card.links and backend == "auto":  # packing copies all weights, and helps networks of that size little
+        backend = "plain"
     faster = choose_backend(parts, backend, device, precision)
     return DiffusionPainter(
         parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *(faster or (None, "plain"))

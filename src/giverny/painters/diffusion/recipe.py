@@ -27,6 +27,7 @@ from ...training.denoise import DenoiseRecipe
 from ...training.loop import LoopRecipe
 from ...training.reconstruct import ReconstructRecipe
 from ...training.sharpen import SharpenRecipe
+from .inpainting import fed
 
 Autoencoder = KLAutoencoder | VQAutoencoder
 Backbone = UNet | DiT  # a denoiser's
@@ -174,6 +175,7 @@ class ModelRecipe(Frozen):
     text: ClipTextRecipe
     image: ClipImageRecipe | None = None  # CLIP's picture tower, which does not paint; None in models without it
     pooled_width: int
+    projected: bool = True  # whether pooled vectors go through a projection; not in Stable Diffusion 1 and 2
     denoiser: BackboneRecipe
     mask_padding: bool
     schedule: ScheduleRecipe
@@ -194,10 +196,8 @@ class Parts:
 
     def networks(self) -> dict[str, nn.Module]:
         """What a model folder stores, by name."""
-        projection = self.encoder.projection
-        assert projection is not None
-        found: dict[str, nn.Module] = {"text": self.encoder.tower, "projection": projection, "denoiser": self.network}
-        further = {"autoencoder": self.autoencoder, "image": self.looking}
+        found: dict[str, nn.Module] = {"text": self.encoder.tower, "denoiser": self.network}
+        further = {"projection": self.encoder.projection, "autoencoder": self.autoencoder, "image": self.looking}
         return found | {name: network for name, network in further.items() if network is not None}
 
     @property
@@ -221,7 +221,7 @@ def assemble(
     recipe: ModelRecipe,
     tokenizer: Tokenizer,
     tower: ClipText,
-    projection: nn.Linear,
+    projection: nn.Linear | None,
     network: Backbone,
     autoencoder: Autoencoder | None,
     looking: nn.Module | None = None,
@@ -236,7 +236,8 @@ def assemble(
     else:
         codec = PixelCodec(recipe.picture_channels)
     precision = next(network.parameters()).dtype
-    denoiser = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction, precision=precision)
+    seen = fed(network, recipe.denoiser.in_channels, codec)
+    denoiser = DiscreteDenoiser(seen, recipe.schedule.table(), recipe.prediction, precision=precision)
     encoder = ClipTextEncoder(tower, tokenizer, projection)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
