@@ -11,12 +11,26 @@ from giverny.text.vocabulary import byte_letters
 MERGES = [("a", "</w>"), ("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("r", "e"), ("re", "d</w>")][1:]
 UNETS = {
     "sd1": dict(channels=(16, 32, 32, 32), attends=(1, 1, 1, 0), heads=4, groups=8, width=24),
-    "three_levels": dict(channels=(24, 48, 40), attends=(0, 1, 1), heads=[2, 4, 5], groups=4, width=20, blocks=1, depth=[1, 2, 1]),
+    "three_levels": dict(
+        channels=(24, 48, 40), attends=(0, 1, 1), heads=[2, 4, 5], groups=4, width=20, blocks=1, depth=[1, 2, 1]
+    ),
     "two_levels": dict(channels=(20, 30), attends=(1, 0), heads=5, groups=5, width=16, blocks=3),
-    "sd2": dict(channels=(16, 32, 32, 32), attends=(1, 1, 1, 0), heads=[2, 4, 4, 4], groups=4, width=32, linear=True, act="gelu",
-                prediction="v_prediction"),
+    "sd2": dict(
+        channels=(16, 32, 32, 32), attends=(1, 1, 1, 0), heads=[2, 4, 4, 4], groups=4, width=32, linear=True, act="gelu",
+        prediction="v_prediction",
+    ),
     "inpainting": dict(channels=(16, 32), attends=(1, 1), heads=4, groups=8, width=24, enters=9),
 }  # fmt: skip
+AUTOENCODER = (
+    ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"), ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+    ("mid_block.attentions.0.to_", "mid.attn_1."), (".resnets.", ".block."), ("downsamplers.0", "downsample"),
+    ("upsamplers.0", "upsample"), ("conv_shortcut", "nin_shortcut"), ("conv_norm_out", "norm_out"),
+)  # fmt: skip
+OPENCLIP = (
+    ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
+    ("self_attn.out_proj", "attn.out_proj"), ("embeddings.token_embedding", "token_embedding"),
+    ("embeddings.position_embedding.weight", "positional_embedding"), ("final_layer_norm", "ln_final"),
+)  # fmt: skip
 
 
 def randomise(module, seed):
@@ -128,9 +142,7 @@ def vae_name(name, levels):
     name = re.sub(r"decoder\.up_blocks\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}", name)
     name = re.sub(r"encoder\.down_blocks\.(\d+)", r"encoder.down.\1", name)
     name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
-    for ours, theirs in (("mid_block.attentions.0.group_norm", "mid.attn_1.norm"), ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
-                         ("mid_block.attentions.0.to_", "mid.attn_1."), (".resnets.", ".block."), ("downsamplers.0", "downsample"),
-                         ("upsamplers.0", "upsample"), ("conv_shortcut", "nin_shortcut"), ("conv_norm_out", "norm_out")):  # fmt: skip
+    for ours, theirs in AUTOENCODER:
         name = name.replace(ours, theirs)
     return name
 
@@ -139,9 +151,7 @@ def openclip_names(state):
     out = {}
     for name, value in state.items():
         name = name.removeprefix("text_model.").replace("encoder.layers", "transformer.resblocks")
-        for a, b in (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
-                     ("self_attn.out_proj", "attn.out_proj"), ("embeddings.token_embedding", "token_embedding"),
-                     ("embeddings.position_embedding.weight", "positional_embedding"), ("final_layer_norm", "ln_final")):  # fmt: skip
+        for a, b in OPENCLIP:
             name = name.replace(a, b)
         if m := re.match(r"(.*)\.self_attn\.q_proj\.(weight|bias)", name):
             stem = m[1].replace("transformer.resblocks", "encoder.layers") + ".self_attn."

@@ -117,9 +117,7 @@ def autoencoder_values(tensors: Tensors, config: Mapping[str, Any]) -> dict[str,
     return {
         "picture_channels": shape(tensors, "encoder.conv_in.weight", 4, what)[1],
         "latent_channels": shape(tensors, "decoder.conv_in.weight", 4, what)[1],
-        "channels": tuple(
-            shape(tensors, f"encoder.down_blocks.{i}.resnets.0.conv1.weight", 4, what)[0] for i in range(levels)
-        ),
+        "channels": tuple(shape(tensors, f"encoder.down_blocks.{i}.resnets.0.conv1.weight", 4, what)[0] for i in range(levels)),
         "blocks": blocks,
         "middle_attention": "encoder.mid_block.attentions.0.to_q.weight" in tensors,
         "groups": config.get("norm_num_groups") or GROUPS,

@@ -73,4 +73,4 @@ def scheduler(noise: Mapping[str, Any], prediction: str) -> dict[str, Any]:
 
 def predicting(prediction: str) -> dict[str, str]:
     """The part of a scheduler's config that says what a U-Net predicts."""
-    return {"prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[prediction]}
+    return {"prediction_type": next(theirs for theirs, ours in PREDICTIONS.items() if ours == prediction)}

@@ -1,7 +1,7 @@
 """Stable Diffusion as diffusers keeps it: a folder with model_index.json and one folder a component; read, and written.
 
-Also one component's folder alone (an autoencoder). Facts: diffusers, pipelines/pipeline_loading_utils.py and utils/constants.py;
-transformers, utils/__init__.py (names of files, variants, shards).
+Also one component's folder alone (an autoencoder). Facts: diffusers, pipelines/pipeline_loading_utils.py and
+utils/constants.py; transformers, utils/__init__.py (names of files, variants, shards).
 """
 
 from __future__ import annotations

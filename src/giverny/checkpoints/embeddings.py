@@ -44,4 +44,3 @@ def read_embedding(path: Path) -> tuple[str, dict[str, Tensor]]:
             raise InputError("vectors (k, C) of a word", f"{path}, {tuple(value.shape)}")
         out[encoder] = vectors
     return word, out
-

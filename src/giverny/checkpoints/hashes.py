@@ -6,11 +6,12 @@ Of a folder that web interface knows no hash; ours is over the sorted lines "<pa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import struct
 from pathlib import Path
-from typing import BinaryIO
 
 from ..base.errors import InputError
 from ..base.files import atomic_write, sha256_file
@@ -66,14 +67,12 @@ def noted(path: Path, notes: Path | None = None) -> str:
     if isinstance(entry, list) and entry[:2] == mark and len(entry) == 3:
         return str(entry[2])
     digest = sha256_file(path)
-    try:
+    with contextlib.suppress(InputError):
         atomic_write(notes, json.dumps({**known, str(path.resolve()): [*mark, digest]}, indent=0))
-    except InputError:
-        pass
     return digest
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:

@@ -97,7 +97,9 @@ def read_lora(path: Path) -> Lora:
         kind = found_slot["kohya"] or found_slot["old"] or (PEFT[found_slot["peft"]] if found_slot["peft"] else "alpha")
         slots.setdefault(_place(found_slot["module"]), {})[kind] = value
     if strange or not slots:
-        raise InputError("a LoRA of plain pairs of maps", f"{path} with {_kinds(strange) or 'no tensors'}", "Others are not read.")
+        raise InputError(
+            "a LoRA of plain pairs of maps", f"{path} with {_kinds(strange) or 'no tensors'}", "Others are not read."
+        )
     halves = [f"{part} {module}" for (part, module), held in slots.items() if not {"down", "up"} <= held.keys()]
     if halves:
         raise InputError("both maps of every change", f"{path}, which lacks one for {few(halves)}", "Copy the file again.")
@@ -194,11 +196,9 @@ def placed(lora: Lora, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[tupl
 
 def _fits(change: Change, shape: torch.Size) -> bool:
     """Whether a change has a map's shape, from sizes alone."""
-    with torch.device("meta"):
-        pair = [t.to("meta") if t is not None else None for t in (change.down, change.up, change.mid)]
-    assert pair[0] is not None and pair[1] is not None
+    mid = None if change.mid is None else change.mid.to("meta")
     try:
-        return Change(pair[0], pair[1], pair[2]).delta(shape) is not None
+        return Change(change.down.to("meta"), change.up.to("meta"), mid).delta(shape) is not None
     except RuntimeError:  # maps that do not even fit each other
         return False
 

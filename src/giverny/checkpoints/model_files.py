@@ -25,9 +25,7 @@ def is_published(path: Path) -> bool:
     return path.is_file() and path.suffix in SUFFIXES
 
 
-def read_published(
-    path: Path, ema: bool = False, variant: str | None = None, configs: Path | None = None
-) -> Published:
+def read_published(path: Path, ema: bool = False, variant: str | None = None, configs: Path | None = None) -> Published:
     """A model's tensors by our names, mapped from its files, with what says how to build it.
 
     ema: the averaged copies of a single file's U-Net. variant: of a folder ("fp16"). configs: a diffusers folder whose

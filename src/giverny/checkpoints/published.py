@@ -1,4 +1,4 @@
-"""What is read of a published Stable Diffusion model, whatever file or folder it lies in; what kind it is; what may be left out.
+"""What is read of a published Stable Diffusion model, whatever file or folder it lies in; its kind; what may be left out.
 
 Which tensors tell the kinds apart: AUTOMATIC1111 stable-diffusion-webui, modules/sd_models_config.py; diffusers,
 loaders/single_file_utils.py. Tensors carry our names (a diffusers folder's) and the dtype they were stored in.
@@ -59,7 +59,9 @@ class Published:
 
     @property
     def task(self) -> str:
-        channels = self.parts["denoiser"]["conv_in.weight"].shape[1] if "conv_in.weight" in self.parts.get("denoiser", {}) else 0
+        channels = (
+            self.parts["denoiser"]["conv_in.weight"].shape[1] if "conv_in.weight" in self.parts.get("denoiser", {}) else 0
+        )
         return "pictures to latents" if self.kind == "autoencoder" else TASKS.get(channels, "unknown")
 
 
@@ -87,6 +89,8 @@ def kind_in_ldm(names: Mapping[str, tuple[int, ...]]) -> Kind:
 def stranger(names: Iterable[str]) -> str | None:
     """What a file is that is known, but is no Stable Diffusion model; None for a file nobody knows."""
     names = set(names)
+    if any(n.startswith(("model.diffusion_model.in", "first_stage_model.", "encoder.")) for n in names):
+        return None
     has = lambda *parts: any(part in n for n in names for part in parts)  # noqa: E731
     if has("lora_", ".lora.", "lora.up", "hada_w", "lokr_w", ".oft_", ".dora_scale"):
         return "a LoRA, which changes a model"

@@ -68,6 +68,11 @@ def read_single(path: Path, ema: bool = False) -> Published:
     return Published(path, "single file", kind, parts, {}, tuple(sorted(ignored)), marks, metadata)
 
 
+def what_else(path: Path) -> str | None:
+    """What a file is, where it is a known kind that is no model; None for models and for what nobody knows."""
+    return stranger(_stored(path)[0])
+
+
 def _stored(path: Path) -> tuple[Tensors, list[str], dict[str, str]]:
     """(tensors by the file's names, names of what else there was, the header's notes)."""
     if path.suffix == ".safetensors":

@@ -49,4 +49,6 @@ def clip_words(named: Path | None = None, fetch: bool = True, progress: Progress
         return locate(CLIP_WORDS, fetch, progress) / name
     except InputError as error:
         remedy = f"Name a tokenizer folder (--words, or {PLACE}), or put {name} into ${VARIABLE}/{CLIP_WORDS.name}/."
-        raise InputError("CLIP's vocabulary, which this model comes without", f"none on this machine ({error.given})", remedy) from error
+        raise InputError(
+            "CLIP's vocabulary, which this model comes without", f"none on this machine ({error.given})", remedy
+        ) from error

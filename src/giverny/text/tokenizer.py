@@ -100,7 +100,9 @@ class Tokenizer:
             raise InputError("a readable tokenizer.json", f"{path} ({error})") from error
 
     @staticmethod
-    def of(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], length: int = 77, pad: int | None = None) -> Tokenizer:
+    def of(
+        vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], length: int = 77, pad: int | None = None
+    ) -> Tokenizer:
         """From symbols with their numbers, and merges, most frequent first: CLIP's vocab.json and merges.txt."""
         try:
             return Tokenizer(_clip_shape(dict(vocabulary), list(merges)), length, pad)

@@ -35,7 +35,5 @@ def choose_backend(parts: Parts, wanted: str, device: torch.device, precision: t
         return None
     recipe = parts.recipe
     network = fed(PackedUNet(parts.network), recipe.denoiser.in_channels, parts.codec)
-    packed = DiscreteDenoiser(
-        network, recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}), precision
-    )
+    packed = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}), precision)
     return packed, "packed"

@@ -64,9 +64,7 @@ def convert(source: Path, target: Path, reading: Reading | None = None) -> Conve
     return Converted(count, model.ignored, notes)
 
 
-def checked(
-    model: Published, reading: Reading
-) -> tuple[dict[str, Tensors], dict[str, Mapping[str, Any]], ModelRecipe | None]:
+def checked(model: Published, reading: Reading) -> tuple[dict[str, Tensors], dict[str, Mapping[str, Any]], ModelRecipe | None]:
     """(parts, a config for each, the recipe unless it is an autoencoder alone), every tensor found to fit its network."""
     if model.kind == "autoencoder":
         tensors = model.part("autoencoder")
@@ -81,7 +79,8 @@ def checked(
     recipe = recipe_of(model, parts, said_of, reading.prediction)
     networks_of(recipe, parts)
     told: dict[str, Mapping[str, Any]] = {
-        **configs.written(recipe.model_dump(mode="json"), size_of(model, said_of, recipe)[1]), **said_of
+        **configs.written(recipe.model_dump(mode="json"), size_of(model, said_of, recipe)[1]),
+        **said_of,
     }
     if reading.prediction is not None:
         told["scheduler"] = {**told["scheduler"], **configs.predicting(reading.prediction)}

@@ -1,5 +1,5 @@
 """Stable Diffusion's inpainting networks under words alone: they look at a mask and at what is left of a picture beside the
-sample, nine channels in all (Rombach et al. 2022). Where no picture is given, all of it is masked: ones, and the latent of grey.
+sample, nine channels in all (Rombach et al. 2022). Where no picture is given, all is masked: ones, and the latent of grey.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ def find_published(path: Path, name: str = "", reading: Reading | None = None) -
     weights, configs = parts_of(model, reading)
     recipe = recipe_of(model, weights, configs, reading.prediction)
     if model.task not in PAINTS:
-        raise InputError(f"a model for {' or '.join(PAINTS)}", f"{path}, for {model.task}", "Such models are not painted with yet.")
+        raise InputError(
+            f"a model for {' or '.join(PAINTS)}", f"{path}, for {model.task}", "Such models are not painted with yet."
+        )
     networks_of(recipe, weights)  # raises where they do not fit
     digest = digest_of(path)
     links = {"model": Link(path=str(path.resolve()), sha256=digest, ema=reading.ema, variant=reading.variant)}
@@ -94,7 +96,9 @@ def parts_of(model: Published, reading: Reading) -> tuple[dict[str, Tensors], di
     Raises InputError where a part is missing, or for models that do not paint.
     """
     if model.kind not in SIDES:
-        remedy = "Give it together with a model." if model.kind == "autoencoder" else "It can be looked at, not yet painted with."
+        remedy = (
+            "Give it together with a model." if model.kind == "autoencoder" else "It can be looked at, not yet painted with."
+        )
         raise InputError("Stable Diffusion 1 or 2 to paint with", f"{model.path}, {TITLES[model.kind]}", remedy)
     weights, configs = {name: model.part(name) for name in NETWORKS if name != "autoencoder"}, dict(model.configs)
     if reading.autoencoder is None:
