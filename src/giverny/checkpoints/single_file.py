@@ -37,40 +37,33 @@ def read_single(path: Path, ema: bool = False) -> Published:
     stored, ignored, metadata = _stored(path)
     if (norm := stored.get(TURBO + "ln_final.weight")) is not None and len(norm) == WIDTH_2:
         stored = {n.replace(TURBO, OPENCLIP) if n.startswith(TURBO) else n: v for n, v in stored.items()}
+    names = list(stored)
     kind = kind_in_ldm({name: tuple(value.shape) for name, value in stored.items()})
     if kind == "autoencoder":
         stored = {n if n.startswith(AUTOENCODER) or IGNORABLE.fullmatch(n) else AUTOENCODER + n: v for n, v in stored.items()}
     if kind == "refiner":
         raise InputError("a model that paints by itself", f"{path}, the refiner of Stable Diffusion XL", "Use the base model.")
-    found: dict[tuple[str, str], Tensors] = {}
-    unknown = []
+    kept, left = {}, []
     for name, value in stored.items():
-        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
         if IGNORABLE.fullmatch(name) or (kind == "sd2" and name.startswith(OPENCLIP + LAST)):
-            ignored.append(name)
-        elif prefix is None:
-            unknown.append(name)
+            left.append(name)
         else:
-            found.setdefault(PREFIXES[prefix], {})[name.removeprefix(prefix)] = value
+            kept[name] = value
     if ema:
-        found["denoiser", "ldm"] = _averaged(path, stored, found.get(("denoiser", "ldm"), {}))
-    parts: dict[str, Tensors] = {}
-    for (part, spelling), tensors in found.items():
-        parts[part], strange = _ours(part, spelling, tensors, kind == "sdxl")
-        unknown += [f"{part}: {name}" for name in strange]
-    if kind == "sdxl" and "text_projection" in parts.get("text_2", {}):
-        parts["projection"] = {"weight": parts["text_2"].pop("text_projection").mT}
+        kept |= _averaged(path, stored)
+    parts, unknown = from_ldm(kept, kind)
     if unknown or not parts:
-        known = stranger(stored)
+        known = stranger(names)
         given = f"{path}, {known}" if known else f"{path} with tensors of no known meaning: {few(unknown)}"
         raise InputError("a Stable Diffusion model or its autoencoder", given, "Is it another kind of model?")
     marks = frozenset({"v_pred", "ztsnr"} & stored.keys() | ({"ema"} if ema else set()))
-    return Published(path, "single file", kind, parts, {}, tuple(sorted(ignored)), marks, metadata)
+    return Published(path, "single file", kind, parts, {}, tuple(sorted([*ignored, *left])), marks, metadata)
 
 
 def what_else(path: Path) -> str | None:
     """What a file is, where it is a known kind that is no model; None for models and for what nobody knows."""
-    return stranger(_stored(path)[0])
+    tensors, beside, _ = _stored(path)
+    return stranger([*tensors, *beside])
 
 
 def _stored(path: Path) -> tuple[Tensors, list[str], dict[str, str]]:
@@ -89,9 +82,10 @@ def _stored(path: Path) -> tuple[Tensors, list[str], dict[str, str]]:
     return {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}, beside, {}
 
 
-def _averaged(path: Path, stored: Mapping[str, Tensor], denoiser: Tensors) -> Tensors:
-    """The U-Net's EMA copies: `model_ema.` and the name without its first word and all dots."""
-    names = {name: "model_ema." + (DENOISER + name).split(".", 1)[1].replace(".", "") for name in denoiser}
+def _averaged(path: Path, stored: Mapping[str, Tensor]) -> Tensors:
+    """The U-Net's EMA copies, under its own names; they lie at `model_ema.` and the name without first word and dots."""
+    own = [name for name in stored if name.startswith(DENOISER)]
+    names = {name: "model_ema." + name.split(".", 1)[1].replace(".", "") for name in own}
     missing = [flat for flat in names.values() if flat not in stored]
     if missing or not names:
         given = f"{path}, which lacks {few(missing)}"
@@ -120,6 +114,26 @@ def _ours(part: str, spelling: str, tensors: Tensors, projects: bool) -> tuple[T
     if part == "autoencoder":
         out = {name: keys.flattened(name, value) for name, value in out.items()}
     return out, [name for name, new in named.items() if new is None]
+
+
+def from_ldm(stored: Mapping[str, Tensor], kind: Kind) -> tuple[dict[str, Tensors], list[str]]:
+    """(parts by our names, names that have no meaning) of a single file's tensors."""
+    found: dict[tuple[str, str], Tensors] = {}
+    unknown = []
+    for name, value in stored.items():
+        prefix = next((p for p in PREFIXES if name.startswith(p)), None)
+        if prefix is None:
+            unknown.append(name)
+        else:
+            found.setdefault(PREFIXES[prefix], {})[name.removeprefix(prefix)] = value
+    parts: dict[str, Tensors] = {}
+    for (part, spelling), tensors in found.items():
+        new, strange = _ours(part, spelling, tensors, kind == "sdxl")
+        parts[part] = {**parts.get(part, {}), **new}
+        unknown += [f"{part}: {name}" for name in strange]
+    if "text_projection" in parts.get("text_2", {}):
+        parts["projection"] = {"weight": parts["text_2"].pop("text_projection").mT}
+    return parts, unknown
 
 
 def to_ldm(parts: Mapping[str, Tensors], kind: Kind) -> Tensors:

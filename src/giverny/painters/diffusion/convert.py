@@ -25,7 +25,7 @@ from ...checkpoints.model_files import CONFIGS, read_published
 from ...checkpoints.native import fill
 from ...checkpoints.published import Published
 from ...checkpoints.single_file import to_ldm, write_single
-from .published import Reading, networks_of, parts_of, recipe_of, size_of, words_of
+from .published import Reading, build, size_of, words_of
 from .recipe import ModelRecipe
 
 SINGLE = ".safetensors"
@@ -75,9 +75,8 @@ def checked(model: Published, reading: Reading) -> tuple[dict[str, Tensors], dic
         fill(network, tensors, "autoencoder")
         scale = architecture.scale_values(said, model.kind)
         return {"autoencoder": tensors}, {"autoencoder": said or configs.autoencoder(made.model_dump(), scale)}, None
-    parts, said_of = parts_of(model, reading)
-    recipe = recipe_of(model, parts, said_of, reading.prediction)
-    networks_of(recipe, parts)
+    built = build(model, reading)
+    parts, said_of, recipe = built.weights, built.configs, built.recipe
     told: dict[str, Mapping[str, Any]] = {
         **configs.written(recipe.model_dump(mode="json"), size_of(model, said_of, recipe)[1]),
         **said_of,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLRecipe
 from ...base.contracts import Family, Source
 from ...base.recipe import check
-from ...checkpoints.native import CARD, Card, check_files, fill, read_weights
+from ...checkpoints.native import CARD, Card, check_files, read_weights
 from ...denoisers.unet import UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
-from ...text.clip import ClipImageRecipe, ClipText, ClipTextRecipe
+from ...text.clip import ClipImageRecipe, ClipTextRecipe
 from ...text.space import SharedSpace
 from ...text.tokenizer import Tokenizer
 from ...training.denoise import DenoiseRecipe
@@ -26,7 +26,17 @@ from .clips import clip_beside
 from .knobs import DiffusionKnobs
 from .painter import DiffusionPainter
 from .published import Reading, find_published, linked_weights
-from .recipe import AutoencoderStage, DataRecipe, DecoderStage, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
+from .recipe import (
+    AutoencoderStage,
+    DataRecipe,
+    DecoderStage,
+    DenoiserStage,
+    DiffusionRecipe,
+    ModelRecipe,
+    TextStage,
+    assemble,
+    networks_of,
+)
 from .stages import DiffusionWorkshop
 
 
@@ -39,7 +49,7 @@ def open_folder(
         check_files(folder, card)
     weights = linked_weights(folder, card) if card.links else read_weights(folder, card)
     tokenizer = Tokenizer.read(folder / "tokenizer.json", recipe.text.length)
-    return painter_of(card, recipe, weights, tokenizer, device, precision, backend)
+    return painter_of(card, recipe, networks_of(recipe, weights), tokenizer, device, precision, backend)
 
 
 def open_published(
@@ -47,33 +57,23 @@ def open_published(
 ) -> DiffusionPainter:
     """A painter from a Stable Diffusion model of others, from where it lies: a single file, or a diffusers folder."""
     found = find_published(path, reading=reading)
-    return painter_of(found.card, found.recipe, found.weights, found.tokenizer, device, precision, backend)
+    recipe, networks = found.built.recipe, found.built.networks
+    return painter_of(found.card, recipe, networks, found.tokenizer, device, precision, backend)
 
 
 def painter_of(
     card: Card,
     recipe: ModelRecipe,
-    weights: Mapping[str, Mapping[str, Tensor]],
+    networks: Mapping[str, Any],
     tokenizer: Tokenizer,
     device: torch.device,
     precision: torch.dtype,
     backend: str,
 ) -> DiffusionPainter:
-    """Networks over these tensors, joined. Mapped tensors stay mapped where device and precision are theirs already."""
-    with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
-        tower = ClipText(recipe.text)
-        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False) if recipe.projected else None
-        denoiser = recipe.denoiser.build()
-        autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
-    for network, name in (
-        (tower, "text"),
-        (projection, "projection"),
-        (denoiser, "denoiser"),
-        (autoencoder, "autoencoder"),
-    ):
-        if network is not None:
-            fill(network, weights.get(name, {}), name).to(device, precision)
-    parts = assemble(recipe, tokenizer, tower, projection, denoiser, autoencoder)
+    """Networks joined. Tensors mapped from a file stay mapped where device and precision are theirs already."""
+    made = {name: network.to(device, precision) for name, network in networks.items()}
+    autoencoder = made.get("autoencoder")
+    parts = assemble(recipe, tokenizer, made["text"], made.get("projection"), made["denoiser"], autoencoder)
     if card.links and backend == "auto":  # packing copies all weights, and helps networks of that size little
         backend = "plain"
     faster = choose_backend(parts, backend, device, precision)

@@ -22,13 +22,12 @@ from ...base.recipe import check
 from ...checkpoints import architecture
 from ...checkpoints.keymaps import Tensors
 from ...checkpoints.model_files import digest_of, read_published
-from ...checkpoints.native import Card, Link, fill
+from ...checkpoints.native import Card, Link
 from ...checkpoints.published import TITLES, Kind, Published
 from ...data.vocabularies import clip_words
-from ...text.clip import ClipText
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import read_words
-from .recipe import ModelRecipe
+from .recipe import ModelRecipe, networks_of
 
 Prediction = Literal["epsilon", "v", "sample"]
 KNOBS: Mapping[str, Any] = {"steps": 20, "sampler": "dpm++ 2m", "spacing": "karras", "guidance": 7.0}
@@ -51,13 +50,21 @@ class Reading(Frozen):
 
 
 @dataclass(frozen=True)
+class Built:
+    """A published model's networks, made over its very tensors, each found to fit."""
+
+    weights: dict[str, Tensors]  # of text, denoiser and autoencoder
+    configs: dict[str, Mapping[str, Any]]
+    recipe: ModelRecipe
+    networks: dict[str, nn.Module]
+
+
+@dataclass(frozen=True)
 class Found:
     """A published model, ready to be put together."""
 
     card: Card
-    recipe: ModelRecipe
-    model: Published
-    weights: dict[str, Tensors]  # of text, denoiser and autoencoder
+    built: Built
     tokenizer: Tokenizer
 
 
@@ -65,13 +72,12 @@ def find_published(path: Path, name: str = "", reading: Reading | None = None) -
     """Read a model, work out how it is built, and write its card. Raises InputError for what cannot paint here."""
     reading = reading or Reading()
     model = read_published(path, reading.ema, reading.variant, reading.configs)
-    weights, configs = parts_of(model, reading)
-    recipe = recipe_of(model, weights, configs, reading.prediction)
+    built = build(model, reading)
+    recipe = built.recipe
     if model.task not in PAINTS:
         raise InputError(
             f"a model for {' or '.join(PAINTS)}", f"{path}, for {model.task}", "Such models are not painted with yet."
         )
-    networks_of(recipe, weights)  # raises where they do not fit
     digest = digest_of(path)
     links = {"model": Link(path=str(path.resolve()), sha256=digest, ema=reading.ema, variant=reading.variant)}
     if (vae := reading.autoencoder) is not None:
@@ -80,14 +86,25 @@ def find_published(path: Path, name: str = "", reading: Reading | None = None) -
         family="diffusion",
         name=name or path.stem,
         title=model.metadata.get("modelspec.title", f"{TITLES[model.kind]}, {model.task}"),
-        size=size_of(model, configs, recipe),
+        size=size_of(model, built.configs, recipe),
         recipe=recipe.model_dump(mode="json"),
         knobs=dict(KNOBS),
         licence=licence_of(model),
-        parameters={part: sum(v.numel() for v in tensors.values()) for part, tensors in weights.items()},
+        parameters={part: sum(v.numel() for v in tensors.values()) for part, tensors in built.weights.items()},
         links=links,
     )
-    return Found(card, recipe, model, weights, words_of(model, recipe, reading.words))
+    return Found(card, built, words_of(model, recipe, reading.words))
+
+
+def build(model: Published, reading: Reading) -> Built:
+    """Raises InputError where a part is missing, does not fit, or is of an architecture that ours is not."""
+    weights, configs = parts_of(model, reading)
+    said = reading.prediction or architecture.prediction_said(model)
+    recipe = recipe_of(model, weights, configs, said or "epsilon")
+    networks = networks_of(recipe, weights)
+    if said is None:
+        recipe = recipe.model_copy(update={"prediction": predicted_by(networks["denoiser"], recipe)})
+    return Built(weights, configs, recipe, networks)
 
 
 def parts_of(model: Published, reading: Reading) -> tuple[dict[str, Tensors], dict[str, Mapping[str, Any]]]:
@@ -123,7 +140,7 @@ def linked_weights(folder: Path, card: Card) -> dict[str, Tensors]:
 
 
 def recipe_of(
-    model: Published, weights: Mapping[str, Tensors], configs: Mapping[str, Mapping[str, Any]], asked: Prediction | None
+    model: Published, weights: Mapping[str, Tensors], configs: Mapping[str, Mapping[str, Any]], prediction: Prediction
 ) -> ModelRecipe:
     """How the networks are built and what they mean. Raises InputError for architectures that ours are not."""
     told = lambda part: configs.get(part, {})  # noqa: E731
@@ -137,34 +154,23 @@ def recipe_of(
         "denoiser": architecture.denoiser_values(weights["denoiser"], told("denoiser"), model.kind),
         "mask_padding": False,
         "schedule": architecture.schedule_values(told("scheduler"), "ztsnr" in model.marks),
-        "prediction": asked or architecture.prediction_said(model) or "epsilon",
+        "prediction": prediction,
     }
     recipe = check(ModelRecipe, values, f"{model.path}: architecture")
     net = recipe.denoiser
     if net.cross and net.context_width != recipe.text.width:
         raise InputError(f"a U-Net that reads words of width {recipe.text.width}", f"one of width {net.context_width}")
-    if asked is None and architecture.prediction_said(model) is None:
-        recipe = recipe.model_copy(update={"prediction": predicted_by(recipe, weights["denoiser"])})
     return recipe
 
 
-def networks_of(recipe: ModelRecipe, weights: Mapping[str, Tensors]) -> dict[str, nn.Module]:
-    """Text tower, denoiser and autoencoder over these very tensors. Raises InputError where one is missing or does not fit."""
-    with torch.device("meta"):  # weights take the place of the empty tensors
-        assert recipe.autoencoder is not None
-        made = {"text": ClipText(recipe.text), "denoiser": recipe.denoiser.build(), "autoencoder": recipe.autoencoder.build()}
-    return {name: fill(network, weights[name], name) for name, network in made.items()}
-
-
-def predicted_by(recipe: ModelRecipe, denoiser: Tensors) -> Prediction:
+def predicted_by(network: nn.Module, recipe: ModelRecipe) -> Prediction:
     """What an unlabelled U-Net predicts, found by asking it; see the head of this file."""
-    with torch.device("meta"):
-        network = recipe.denoiser.build()
-    fill(network, denoiser, "denoiser").eval()
-    x = torch.full((1, recipe.denoiser.in_channels, 8, 8), 0.5, dtype=denoiser["conv_in.weight"].dtype)
-    words = torch.full((1, recipe.text.length, recipe.text.width), 0.5, dtype=x.dtype)
+    precision = next(network.parameters()).dtype
+    x = torch.full((1, recipe.denoiser.in_channels, 8, 8), 0.5, dtype=precision)
+    words = torch.full((1, recipe.text.length, recipe.text.width), 0.5, dtype=precision)
+    ask: Any = network.eval()
     with torch.inference_mode():
-        said = network(x, torch.tensor([999.0]), network.prepare(Condition(vectors=words)))
+        said = ask(x, torch.tensor([999.0]), ask.prepare(Condition(vectors=words)))
     return "v" if float((said - x[:, : said.shape[1]]).float().mean()) < -1 else "epsilon"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Discriminator, Field, Tag, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
 from ...autoencoders.critic import CriticRecipe
@@ -15,6 +16,7 @@ from ...autoencoders.kl import KLAutoencoder, KLRecipe
 from ...autoencoders.vq import VQAutoencoder, VQRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
+from ...checkpoints.native import fill
 from ...data.loader import Fit
 from ...denoisers.dit import DiT, DiTRecipe
 from ...denoisers.precondition import DiscreteDenoiser
@@ -215,6 +217,17 @@ class Parts:
             mask=encoded.mask if net.cross and self.recipe.mask_padding else None,
             pooled=encoded.pooled if net.additive else None,
         )
+
+
+def networks_of(recipe: ModelRecipe, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, nn.Module]:
+    """The networks that paint, by name, made over these very tensors. Raises InputError where one does not fit."""
+    with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
+        made: dict[str, nn.Module] = {"text": ClipText(recipe.text), "denoiser": recipe.denoiser.build()}
+        if recipe.projected:
+            made["projection"] = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
+        if recipe.autoencoder is not None:
+            made["autoencoder"] = recipe.autoencoder.build()
+    return {name: fill(network, weights.get(name, {}), name) for name, network in made.items()}
 
 
 def assemble(
