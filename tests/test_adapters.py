@@ -75,9 +75,8 @@ def write(path, spelling, pairs):
             stem = f"lora_unet_{new.replace('.', '_')}" if new else kohya(part, module)
             names = [f"{stem}.lora_{x}.weight" for x in ("down", "up")]
         elif spelling == "diffusers":
-            stem = dotted.replace("attn1.to_q", "attn1.processor.to_q_lora").replace(
-                "attn2.to_out.0", "attn2.processor.to_out_lora"
-            )
+            stem = dotted.replace("attn1.to_q", "attn1.processor.to_q_lora")
+            stem = stem.replace("attn2.to_out.0", "attn2.processor.to_out_lora")
             stem = stem if stem.endswith("_lora") else stem + (".lora_linear_layer" if part == "text" else ".lora")
             names = [f"{stem}.{x}.weight" for x in ("down", "up")]
         else:
@@ -114,7 +113,8 @@ def test_every_spelling_is_the_same_sum(spelling, base, tmp_path):
     before = {part: {n: v.clone() for n, v in held.items()} for part, held in tensors.items()}
     lora = read_lora(tmp_path if spelling == "peft" else tmp_path / "adapter_model.safetensors")
     assert len(placed(lora, tensors)) == len(RANKS)
-    for weight, times in ((0.7, {"denoiser": 0.7, "text": 0.7}), ({"denoiser": 1.5, "text": -0.5},) * 2):
+    apart = {"denoiser": 1.5, "text": -0.5}
+    for weight, times in ((0.7, {"denoiser": 0.7, "text": 0.7}), (apart, apart)):
         out = merged(tensors, [(lora, weight)])
         for part, held in tensors.items():
             for name, value in held.items():
@@ -215,14 +215,14 @@ def test_what_does_not_belong_is_said(base, tmp_path):
     stem = kohya("denoiser", SITE + "attn1.to_q")
 
     def held(names):
-        save_file(names, path, {"ss_base_model_version": "sdxl_base_v1-0"})
+        save_file({n: v.clone() for n, v in names.items()}, path, {"ss_base_model_version": "sdxl_base_v1-0"})
         return read_lora(path)
 
     other = held({"lora_unet_down_blocks_7_attn.lora_down.weight": down, "lora_unet_down_blocks_7_attn.lora_up.weight": up})
     with pytest.raises(InputError, match=r"1 maps that it has not, as denoiser down_blocks_7_attn.* another model \(sdxl"):
         merged(tensors, [(other, 1.0)])
     wide = held({f"{stem}.lora_down.weight": torch.ones(2, 1024), f"{stem}.lora_up.weight": up})
-    with pytest.raises(InputError, match="1 of another size, as .*attn1.to_q.weight, here 16 x 16"):
+    with pytest.raises(InputError, match=r"1 of another size, as .*attn1\.to_q\.weight, here 16 x 16"):
         merged(tensors, [(wide, 1.0)])
     uneven = held({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": torch.ones(16, 3)})
     with pytest.raises(InputError, match="of another size"):

@@ -1,4 +1,4 @@
-"""Files of others, read without running anything: pickles, shards, variants, copies of averages, what may be left out; hashes."""
+"""Files of others, read without running anything: pickles, shards, variants, averages, what may be left out; hashes."""
 
 import collections
 import json
@@ -47,11 +47,6 @@ def parts_equal(found, theirs):
 # Single files
 
 
-class Counter:
-    def __init__(self):
-        self.best = 1
-
-
 def test_checkpoints_of_training_programs(flat, theirs, tmp_path):
     """state_dict, counters, a callback of Lightning, numpy's numbers, buffers, EMA counters, broken position_ids: all left out,
     and listed."""
@@ -60,9 +55,10 @@ def test_checkpoints_of_training_programs(flat, theirs, tmp_path):
 
     import numpy as np
 
-    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
-    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__, "__init__": lambda self: None})
-    sys.modules[module.__name__] = module
+    names = ["pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint"]
+    sys.modules.update({name: types.ModuleType(name) for name in names})
+    module = sys.modules[names[-1]]
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
     try:
         beside = {
             "epoch": 3, "global_step": 470000, "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
@@ -76,7 +72,8 @@ def test_checkpoints_of_training_programs(flat, theirs, tmp_path):
         }  # fmt: skip
         torch.save({"state_dict": collections.OrderedDict(flat | extra), **beside}, tmp_path / "model.ckpt")
     finally:
-        del sys.modules[module.__name__]
+        for name in names:
+            del sys.modules[name]
     found = read_published(tmp_path / "model.ckpt")
     parts_equal(found, theirs)
     assert set(found.ignored) == {*beside, *extra}
@@ -223,17 +220,17 @@ def test_shards_variants_and_pickled_folders(tmp_path):
     index.write_text(json.dumps(whole))
     shard = next(iter((tmp_path / "a/unet").glob("*-00002-of-*.safetensors")))
     shard.rename(shard.with_suffix(".gone"))
-    with pytest.raises(InputError, match="a file of tensors; given .*00002-of-.*not there"):
+    with pytest.raises(InputError, match=r"a file of tensors; given .*00002-of-.*not there"):
         read_published(tmp_path / "a")
 
     theirs = write_twin(tmp_path / "b", KIND, secrets.randbelow(2**31), variant="fp16")
     parts_equal(read_published(tmp_path / "b"), theirs)  # the only one there is
     parts_equal(read_published(tmp_path / "b", variant="fp16"), theirs)
-    with pytest.raises(InputError, match="the variant 'bf16'; .*variants fp16"):
+    with pytest.raises(InputError, match=r"the variant 'bf16'; .*variants fp16"):
         read_published(tmp_path / "b", variant="bf16")
     half = tmp_path / "b/unet/diffusion_pytorch_model.fp16.safetensors"
     save_file({n: v + 1 for n, v in load_file(half).items()}, half.with_name("diffusion_pytorch_model.ema.safetensors"))
-    with pytest.raises(InputError, match="one variant; .*variants ema, fp16. Choose one"):
+    with pytest.raises(InputError, match=r"one variant; .*variants ema, fp16\. Choose one"):
         read_published(tmp_path / "b")
     torch.save(load_file(half), half.with_name("diffusion_pytorch_model.bin"))
     for each in half.parent.glob("*.safetensors"):

@@ -82,7 +82,7 @@ def test_broken_places_are_said(places, tmp_path):
     with pytest.raises(InputError, match="merges of symbols"):
         read_words(tmp_path)
     (tmp_path / "short.txt").write_text("title\na b\n")
-    with pytest.raises(InputError, match="48894 merges; .*1 lines"):
+    with pytest.raises(InputError, match=r"48894 merges; .*2 lines"):
         read_words(tmp_path / "short.txt")
     (tmp_path / "bad.gz").write_bytes(b"no")
     with pytest.raises(InputError, match="whole list"):
@@ -96,7 +96,7 @@ def test_broken_places_are_said(places, tmp_path):
 def test_where_words_are_looked_for(places, tmp_path, monkeypatch):
     monkeypatch.setattr("giverny.data.vocabularies.PACKAGES", ())
     monkeypatch.setenv("GIVERNY_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="CLIP's vocabulary.*none on this machine.*GIVERNY_CLIP_WORDS"):
+    with pytest.raises(InputError, match=r"CLIP's vocabulary.*none on this machine.*GIVERNY_CLIP_WORDS"):
         clip_words(fetch=False)
     (tmp_path / CLIP_WORDS.name).mkdir()
     (tmp_path / CLIP_WORDS.name / CLIP_WORDS.files[0].name).write_bytes(b"here")
@@ -108,9 +108,11 @@ def test_where_words_are_looked_for(places, tmp_path, monkeypatch):
 
 
 def test_the_real_vocabulary():
-    """Needs the list of merges: open_clip ships it; the vectors are those of OpenAI's own files."""
-    pytest.importorskip("open_clip")
-    words = read_words(clip_words(fetch=False))
+    """Needs the list of merges, which open_clip ships; the vectors are those of OpenAI's own files."""
+    try:
+        words = read_words(clip_words(fetch=False))
+    except InputError:
+        pytest.skip("CLIP's list of merges is not on this machine")
     assert (words.vocabulary, words.start, words.end, words.pad) == (49408, 49406, 49407, 49407)
     for text, expected in VECTORS.items():
         found = words([text])

@@ -58,8 +58,11 @@ def read_pickle(path: Path) -> Any:
     """What torch.save wrote, tensors mapped where the file allows it. Raises InputError for what is broken or would run."""
     archive = zipfile.is_zipfile(path)
     if archive:
-        with zipfile.ZipFile(path) as inside:
-            names = inside.namelist()
+        try:
+            with zipfile.ZipFile(path) as inside:
+                names = inside.namelist()
+        except Exception as error:  # of a damaged archive, not all are BadZipFile
+            raise InputError("a file of tensors alone", f"{path}, which is damaged ({error})", "Copy it again.") from error
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
             raise InputError(
                 "a file of tensors alone",
