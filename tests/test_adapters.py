@@ -36,6 +36,13 @@ RANKS = {  # our tensor -> rank and alpha; linear maps, 1x1 and 3x3 convolutions
 }
 
 
+TOLERANCE = 1e-5  # relative to the largest value, float32
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+
+
 @pytest.fixture
 def base():
     torch.manual_seed(secrets.randbelow(2**31))
@@ -123,15 +130,12 @@ def test_every_spelling_is_the_same_sum(spelling, base, tmp_path):
                     assert out[part][name] is value, "what nothing changes is shared"
                     continue
                 expected = value.double() + times[part] * change
-                assert (
-                    torch.allclose(out[part][name].double(), expected, rtol=1e-5, atol=1e-5)
-                    and out[part][name].dtype == value.dtype
-                )
+                assert relative(out[part][name].double(), expected) < TOLERANCE and out[part][name].dtype == value.dtype
                 assert not torch.equal(out[part][name], value)
     assert all(torch.equal(v, tensors[p][n]) for p, held in before.items() for n, v in held.items()), "nothing is left behind"
     assert all(merged(tensors, [(lora, 0.0)])[p][n] is v for p, held in tensors.items() for n, v in held.items())
     twice, halves = merged(tensors, [(lora, 1.0)]), merged(tensors, [(lora, 0.5), (lora, 0.5)])
-    assert all(torch.allclose(twice[p][n], halves[p][n], atol=1e-5) for p in twice for n in twice[p])
+    assert all(relative(halves[p][n], twice[p][n]) < TOLERANCE for p in twice for n in twice[p])
 
 
 def test_convolutions_one_after_the_other(base, tmp_path):
@@ -152,7 +156,7 @@ def test_convolutions_one_after_the_other(base, tmp_path):
         save_file({f"{stem}.{n}.weight": v for n, v in tensors.items()}, tmp_path / "locon.safetensors")
         after = merged({"denoiser": base["denoiser"].state_dict()}, [(read_lora(tmp_path / "locon.safetensors"), 1.0)])
         change = after["denoiser"][module + ".weight"] - weight
-        assert torch.allclose(F.conv2d(x, change, padding=1), expected, rtol=1e-4, atol=1e-4)
+        assert relative(F.conv2d(x, change, padding=1), expected) < 10 * TOLERANCE  # three sums against one
 
 
 def test_half_precision_is_summed_in_float32(base, tmp_path):
@@ -192,7 +196,7 @@ def test_adapted_parts_paint_anew_and_leave_the_model_alone(base, tmp_path):
     with torch.inference_mode():
         told = parts.condition(["a red cat"])
         by_hand = parts.network(x, t, parts.network.prepare(Condition(vectors=told.vectors)))
-    assert torch.allclose(by_hand, said[1][1], rtol=1e-4, atol=1e-5)
+    assert relative(by_hand, said[1][1]) < 10 * TOLERANCE  # through two networks
 
 
 def test_full_size_inventory():
