@@ -22,9 +22,10 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def own_places(monkeypatch, tmp_path_factory):
-    """Tests see the fixture data and an empty place for models, never the user's."""
+    """Tests see the fixture data and empty places for models and notes, never the user's."""
     monkeypatch.setenv("GIVERNY_DATA", str(FIXTURES))
     monkeypatch.setenv("GIVERNY_MODELS", str(tmp_path_factory.getbasetemp() / "models"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")

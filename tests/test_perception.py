@@ -11,7 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from giverny.base.errors import InputError
-from giverny.data.weights import WEIGHTS, read_tensors, weights_of
+from giverny.base.tensors import read_tensors
+from giverny.data.weights import WEIGHTS, weights_of
 from giverny.perception.inception import TAPS, FIDInception
 from giverny.perception.instruments import BATCH, colours, inception, perceptual_distance, small_pixels, vgg
 from giverny.perception.resizers import RESIZERS, get_resizer

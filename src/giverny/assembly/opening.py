@@ -12,7 +12,7 @@ import os
 import pkgutil
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.contracts import Family, Painter
 from ..base.errors import InputError, nearest
@@ -20,6 +20,9 @@ from ..base.runtime import pick_device, pick_precision
 from ..checkpoints.native import CARD, Card, read_card
 from ..text.space import SharedSpace
 from ..text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..painters.diffusion.published import Reading
 
 PACKAGE = Path(__file__).parents[1]
 DEFAULT_MODEL = "wardrobe"
@@ -88,13 +91,31 @@ def find_model(name: str | Path = DEFAULT_MODEL) -> Path:
     for folder in (path, path / "model"):
         if (folder / CARD).is_file():
             return folder
-    raise InputError("a model's name or the path of its folder", repr(str(name)), nearest(str(name), known))
+    raise InputError("a model's name, or the path of its folder or file", repr(str(name)), nearest(str(name), known))
+
+
+def published_path(model: str | Path) -> Path | None:
+    """The path of a Stable Diffusion model of others, where `model` is one and not the name of a model; else None."""
+    from ..checkpoints.model_files import is_published
+
+    path = Path(model).expanduser()
+    return path if str(model) not in models() and is_published(path) else None
 
 
 def open_painter(
-    model: str | Path = DEFAULT_MODEL, device: str = "auto", precision: str = "auto", backend: str = "auto"
+    model: str | Path = DEFAULT_MODEL,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    reading: Reading | None = None,
 ) -> Painter:
-    """A painter, ready to paint. model: a name from `giverny models`, or a folder."""
+    """A painter, ready to paint. model: a name from `giverny models`, a folder, or a Stable Diffusion model of others: a
+    single file, or a diffusers folder. reading: how such a one is read, where its files do not say."""
+    if (path := published_path(model)) is not None:
+        from ..painters.diffusion.family import open_published
+
+        place = pick_device(device)
+        return open_published(path, place, pick_precision(place, precision), backend, reading)
     folder = find_model(model)
     card = read_card(folder)
     if card.family in judges():

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..base.errors import InputError, choose
+from ..base.tensors import read_tensors
 
 CONFIG = "config.json"
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a transformers folder, the better one first
@@ -78,7 +76,7 @@ def read_clip(path: Path, activation: str = "quick_gelu") -> tuple[dict[str, Any
     which mean and deviation. Raises InputError for what is not such a model, or would run code.
     """
     if not path.is_dir():
-        return from_tensors(_read(path), None, activation)
+        return from_tensors(read_tensors(path), None, activation)
     if not (path / CONFIG).is_file():
         raise InputError(f"a folder with {CONFIG}", f"{path} without it", "Give the file of tensors itself, or add it.")
     found = [path / name for name in FILES if (path / name).is_file()]
@@ -88,7 +86,7 @@ def read_clip(path: Path, activation: str = "quick_gelu") -> tuple[dict[str, Any
         config = json.loads((path / CONFIG).read_text("utf-8"))
     except ValueError as error:
         raise InputError("a readable config", f"{path / CONFIG} ({error})") from error
-    return from_tensors(_read(found[0]), config, activation)
+    return from_tensors(read_tensors(found[0]), config, activation)
 
 
 def from_tensors(
@@ -114,34 +112,6 @@ def from_tensors(
     else:
         _agree(config, values)
     return values, {name: value.to(torch.float32, copy=True).contiguous() for name, value in kept.items()}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; nothing in it is run."""
-    if not path.is_file():
-        raise InputError("a file of tensors or a model folder", f"{path}, which is not there")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(str(path))
-        except (SafetensorError, OSError) as error:
-            raise InputError("a readable safetensors file", f"{path} ({error})") from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-            raise InputError(
-                "a file of tensors alone",
-                f"{path}, a TorchScript archive, which is a program",
-                "Where you trust it, save torch.jit.load(file).state_dict() as safetensors, and give that.",
-            )
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile pickle may raise anything
-        raise InputError("a file of tensors alone", f"{path} ({type(error).__name__})", "Save it as safetensors.") from error
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        inside = f"one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
-        raise InputError("a state dict: names and tensors", f"{path}, {inside[:200]}", "Save the model's state_dict() alone.")
-    return {str(name): value for name, value in found.items()}
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 Weights may be stored in half precision to be small; they are read back as float32. Many weights lie in several files,
 weights-00001-of-00003.safetensors and so on, each small enough to be kept in a repository; the card names them all.
 Nothing in a folder can run code.
+
+A published model is kept by a card that says where its own file or folder lies and how it is known: gigabytes are not copied.
 """
 
 from __future__ import annotations
@@ -25,6 +27,15 @@ CARD, WEIGHTS = "card.json", "weights.safetensors"
 MOST = 15_000_000  # bytes of tensors in one file, unless a single tensor is larger
 
 
+class Link(Frozen):
+    """A file or folder of others that weights are read from, where it lies."""
+
+    path: str  # from the model folder, or absolute
+    sha256: str  # as `hashes.sha256_of`
+    ema: bool = False  # the averaged copies of its U-Net
+    variant: str | None = None  # of a diffusers folder
+
+
 class Card(Frozen):
     """What a model is, what it was made from, and how good it is under which conditions."""
 
@@ -42,11 +53,13 @@ class Card(Frozen):
     scores: tuple[Score, ...] = ()
     parameters: dict[str, int] = Field(default_factory=dict)  # per network
     files: dict[str, str] = Field(default_factory=dict)  # name -> SHA-256
+    links: dict[str, Link] = Field(default_factory=dict)  # of a published model: "model", and "autoencoder" if another's
 
     @property
     def fingerprint(self) -> str:
-        """Names weights and recipe together; unchanged by scores and other words on the card."""
-        return fingerprint([self.family, self.recipe, self.files])
+        """Names weights and recipe together; unchanged by scores, by other words on the card and by where files lie."""
+        linked = {name: [link.sha256, link.ema] for name, link in self.links.items()}
+        return fingerprint([self.family, self.recipe, self.files, *([linked] if linked else [])])
 
 
 def write_model(
@@ -110,14 +123,19 @@ def read_card(folder: Path) -> Card:
         raise InputError("a readable card", f"{path} ({str(error).splitlines()[0]})") from error
 
 
-def read_weights(folder: Path, card: Card) -> dict[str, dict[str, Tensor]]:
-    """{network: {tensor name: float32 tensor}}, after checking that every file is the one on the card."""
+def check_files(folder: Path, card: Card) -> None:
+    """Raises InputError where a file beside the card is not the one on the card."""
     for name, digest in card.files.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{name} beside the card", f"{folder} without it", "Copy the whole model folder again.")
         if sha256_file(path) != digest:
             raise InputError(f"{name} as on the card", f"{path} with other content", "Copy the whole model folder again.")
+
+
+def read_weights(folder: Path, card: Card) -> dict[str, dict[str, Tensor]]:
+    """{network: {tensor name: float32 tensor}}, after checking that every file is the one on the card."""
+    check_files(folder, card)
     networks: dict[str, dict[str, Tensor]] = {}
     for file in card.files:
         if not file.endswith(Path(WEIGHTS).suffix):

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
-from ..base.errors import InputError, choose
+from ..base.errors import choose
+from ..base.tensors import read_tensors
 from .catalog import DataSet, File, Progress, find, locate
 
 _FID = "https://github.com/mseitzer/pytorch-fid"
@@ -107,21 +107,3 @@ def weights_of(name: str, progress: Progress | None = None) -> dict[str, Tensor]
         entry = WEIGHTS[choose(name, WEIGHTS, "published weights (or the path of a file)")]
         path = locate(entry, progress=progress) / entry.files[0].name
     return read_tensors(path)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Of a safetensors file, or of a pickle by torch's loader for weights alone, which runs no code."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError("a whole file of weights", f"{path} ({error})") from error
-    except Exception as error:  # pickle's own errors have no common parent: whatever it is, nothing was run
-        raise InputError("a file that holds weights alone", f"{path}, which holds more ({type(error).__name__})") from error
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise InputError("tensors by name", f"{path}, which holds {type(found).__name__}")
-    return found

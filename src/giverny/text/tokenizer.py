@@ -6,7 +6,7 @@ Lower-cased, byte-level, words end in `</w>`, one start and one end token around
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,17 @@ class Tokens:
 
 
 class Tokenizer:
-    """Texts -> token ids of a fixed length, between CLIP's marks (and padded with the end, as in Stable Diffusion 1.x) or
-    between BERT's."""
+    """Texts -> token ids of a fixed length, between CLIP's marks or BERT's. CLIP's padding is the end token, as in Stable
+    Diffusion 1.x, or another (`pad`): its number 0 in Stable Diffusion 2.x. A tokenizer.json says which by its own padding."""
 
-    def __init__(self, inner: Any, length: int = 77) -> None:
+    def __init__(self, inner: Any, length: int = 77, pad: int | None = None) -> None:
         self._inner = inner
         self.length = length
         for start, (end, padding) in MARKS.items():
             numbers = [inner.token_to_id(mark) for mark in (start, end, padding)]
             if None not in numbers:
-                self.start, self.end, self.padding = map(int, numbers)
+                self.start, self.end, usual = map(int, numbers)
+                self.pad = usual if pad is None else pad
                 return
         known = " or ".join(f"{start} and {end}" for start, (end, _) in MARKS.items())
         raise InputError(f"a tokenizer with {known}", "one without", "Use a tokenizer.json as CLIP or BERT have it.")
@@ -93,16 +94,48 @@ class Tokenizer:
 
         try:
             inner = Inner.from_file(str(path))
+            pad = None if inner.padding is None else int(inner.padding["pad_id"])
             inner.no_padding()  # published ones may pad and cut by themselves, to lengths of their own
             inner.no_truncation()
-            return Tokenizer(inner, length)
+            return Tokenizer(inner, length, pad)
         except InputError:
             raise
         except Exception as error:  # the library raises bare Exception for a missing or a damaged file
             raise InputError("a readable tokenizer.json", f"{path} ({error})") from error
 
+    @staticmethod
+    def of(
+        vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], length: int = 77, pad: int | None = None
+    ) -> Tokenizer:
+        """From symbols with their numbers, and merges, most frequent first: CLIP's vocab.json and merges.txt."""
+        try:
+            return Tokenizer(_clip_shape(dict(vocabulary), list(merges)), length, pad)
+        except InputError:
+            raise
+        except Exception as error:  # the library raises bare Exception for merges of symbols that are not there
+            raise InputError("merges of symbols that the vocabulary has", str(error)) from error
+
     def to_json(self) -> str:
-        return self._inner.to_str()
+        if self.pad == self.end:
+            return self._inner.to_str()
+        from tokenizers import Tokenizer as Inner
+
+        padded = Inner.from_str(self._inner.to_str())
+        padded.enable_padding(pad_id=self.pad, pad_token=padded.id_to_token(self.pad), length=self.length)
+        return padded.to_str()
+
+    def symbols(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """(symbols with their numbers, merges): what CLIP's vocab.json and merges.txt hold."""
+        import json
+
+        model = json.loads(self._inner.to_str())["model"]
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        return dict(self._inner.get_vocab()), [(left, right) for left, right in pairs]
+
+    def number(self, symbol: str) -> int | None:
+        """Of a symbol, or None where there is no such."""
+        found = self._inner.token_to_id(symbol)
+        return None if found is None else int(found)
 
     @property
     def vocabulary(self) -> int:
@@ -115,7 +148,7 @@ class Tokenizer:
             room = self.length - 2
             ids = [self.start, *found.ids[:room], self.end]
             masks.append([i < len(ids) for i in range(self.length)])
-            rows.append(ids + [self.padding] * (self.length - len(ids)))
+            rows.append(ids + [self.pad] * (self.length - len(ids)))
             words: list[WordSpan] = []
             begins: list[int] = []  # where in the text each word begins
             for i, (word, (begin, end)) in enumerate(zip(found.word_ids[:room], found.offsets[:room], strict=True), start=1):
@@ -135,7 +168,7 @@ def _alphabet() -> set[str]:
     return set(pre_tokenizers.ByteLevel.alphabet())
 
 
-def _clip_shape(vocabulary: dict[str, int] | None = None, merges: list[tuple[str, ...]] | None = None) -> Any:
+def _clip_shape(vocabulary: dict[str, int] | None = None, merges: Sequence[tuple[str, ...]] | None = None) -> Any:
     """An untrained tokenizer of CLIP's kind, or one with these symbols and merges."""
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Inner

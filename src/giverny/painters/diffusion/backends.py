@@ -12,6 +12,7 @@ from ...denoisers.packed import PackedUNet
 from ...denoisers.precondition import DiscreteDenoiser
 from ...denoisers.unet import UNet
 from ...layers.packed import available
+from .inpainting import fed
 from .recipe import Parts
 
 BACKENDS: dict[str, Callable[[torch.device], bool]] = {  # name -> whether it works on a device
@@ -33,7 +34,6 @@ def choose_backend(parts: Parts, wanted: str, device: torch.device, precision: t
             raise InputError("a CPU with oneDNN for the packed backend", str(device), "Use --backend plain.")
         return None
     recipe = parts.recipe
-    packed = DiscreteDenoiser(
-        PackedUNet(parts.network), recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}), precision
-    )
+    network = fed(PackedUNet(parts.network), recipe.denoiser.in_channels, parts.codec)
+    packed = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction, frozenset({"probe", "grad"}), precision)
     return packed, "packed"

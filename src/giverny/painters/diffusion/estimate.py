@@ -39,7 +39,7 @@ def estimates(
         cuts = cuts_of(requests, knobs.clip_guidance_cutouts) if knobs.clip_guidance_cutouts else None
         plain = parts.denoiser
         # One of its own: what the others have kept in inference mode cannot be differentiated.
-        denoise = DiscreteDenoiser(parts.network, plain.table, plain.prediction, plain.can, plain.precision)
+        denoise = DiscreteDenoiser(plain.network, plain.table, plain.prediction, plain.can, plain.precision)
         decode = partial(_decoded, parts)
         strength = knobs.clip_guidance * weights
         steer = partial(clip_guided, decode=decode, guide=guide, wanted=wanted, strength=strength, interval=interval, cuts=cuts)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from ...autoencoders.critic import CriticRecipe
 from ...autoencoders.kl import KLRecipe
 from ...base.contracts import Family, Source
 from ...base.recipe import check
-from ...checkpoints.native import CARD, Card, fill, read_weights
+from ...checkpoints.native import CARD, Card, check_files, read_weights
 from ...denoisers.unet import UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
 from ...text.clip import ClipImageRecipe, ClipTextRecipe
@@ -24,7 +25,18 @@ from .backends import choose_backend
 from .clips import clip_beside
 from .knobs import DiffusionKnobs
 from .painter import DiffusionPainter
-from .recipe import AutoencoderStage, DataRecipe, DecoderStage, DenoiserStage, DiffusionRecipe, ModelRecipe, TextStage, assemble
+from .published import Reading, find_published, linked_weights
+from .recipe import (
+    AutoencoderStage,
+    DataRecipe,
+    DecoderStage,
+    DenoiserStage,
+    DiffusionRecipe,
+    ModelRecipe,
+    TextStage,
+    assemble,
+    networks_of,
+)
 from .stages import DiffusionWorkshop
 
 
@@ -33,23 +45,37 @@ def open_folder(
 ) -> DiffusionPainter:
     """A painter from a model folder. backend: "auto", "plain" or "packed"."""
     recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
-    weights = read_weights(folder, card)
+    if card.links:
+        check_files(folder, card)
+    weights = linked_weights(folder, card) if card.links else read_weights(folder, card)
     tokenizer = Tokenizer.read(folder / "tokenizer.json", recipe.text.length)
-    with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
-        tower = recipe.text.build()
-        projects = isinstance(recipe.text, ClipTextRecipe)
-        projection = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False) if projects else None
-        denoiser = recipe.denoiser.build()
-        autoencoder = recipe.autoencoder.build() if recipe.autoencoder is not None else None
-    for network, name in (
-        (tower, "text"),
-        (projection, "projection"),
-        (denoiser, "denoiser"),
-        (autoencoder, "autoencoder"),
-    ):
-        if network is not None:
-            fill(network, weights.get(name, {}), name).to(device, precision)
-    parts = assemble(recipe, tokenizer, tower, projection, denoiser, autoencoder)
+    return painter_of(card, recipe, networks_of(recipe, weights), tokenizer, device, precision, backend)
+
+
+def open_published(
+    path: Path, device: torch.device, precision: torch.dtype, backend: str = "auto", reading: Reading | None = None
+) -> DiffusionPainter:
+    """A painter from a Stable Diffusion model of others, from where it lies: a single file, or a diffusers folder."""
+    found = find_published(path, reading=reading)
+    recipe, networks = found.built.recipe, found.built.networks
+    return painter_of(found.card, recipe, networks, found.tokenizer, device, precision, backend)
+
+
+def painter_of(
+    card: Card,
+    recipe: ModelRecipe,
+    networks: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    device: torch.device,
+    precision: torch.dtype,
+    backend: str,
+) -> DiffusionPainter:
+    """Networks joined. Tensors mapped from a file stay mapped where device and precision are theirs already."""
+    made = {name: network.to(device, precision) for name, network in networks.items()}
+    autoencoder = made.get("autoencoder")
+    parts = assemble(recipe, tokenizer, made["text"], made.get("projection"), made["denoiser"], autoencoder)
+    if card.links and backend == "auto":  # packing copies all weights, and helps networks of that size little
+        backend = "plain"
     faster = choose_backend(parts, backend, device, precision)
     return DiffusionPainter(
         parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *(faster or (None, "plain"))

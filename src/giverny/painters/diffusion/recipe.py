@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Discriminator, Field, Tag, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
 from ...autoencoders.critic import CriticRecipe
@@ -15,6 +16,7 @@ from ...autoencoders.kl import KLAutoencoder, KLRecipe
 from ...autoencoders.vq import VQAutoencoder, VQRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
+from ...checkpoints.native import fill
 from ...data.loader import Fit
 from ...denoisers.dit import DiT, DiTRecipe
 from ...denoisers.precondition import DiscreteDenoiser
@@ -28,6 +30,7 @@ from ...training.denoise import DenoiseRecipe
 from ...training.loop import LoopRecipe
 from ...training.reconstruct import ReconstructRecipe
 from ...training.sharpen import SharpenRecipe
+from .inpainting import fed
 
 Autoencoder = KLAutoencoder | VQAutoencoder
 Backbone = UNet | DiT  # a denoiser's
@@ -183,6 +186,7 @@ class ModelRecipe(Frozen):
     text: TowerRecipe
     image: ClipImageRecipe | None = None  # CLIP's picture tower, which does not paint; None in models without it
     pooled_width: int
+    projected: bool = True  # whether pooled vectors go through a projection; not in Stable Diffusion 1 and 2
     denoiser: BackboneRecipe
     mask_padding: bool
     schedule: ScheduleRecipe
@@ -224,6 +228,17 @@ class Parts:
         )
 
 
+def networks_of(recipe: ModelRecipe, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, nn.Module]:
+    """The networks that paint, by name, made over these very tensors. Raises InputError where one does not fit."""
+    with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
+        made: dict[str, nn.Module] = {"text": recipe.text.build(), "denoiser": recipe.denoiser.build()}
+        if recipe.projected:
+            made["projection"] = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
+        if recipe.autoencoder is not None:
+            made["autoencoder"] = recipe.autoencoder.build()
+    return {name: fill(network, weights.get(name, {}), name) for name, network in made.items()}
+
+
 def assemble(
     recipe: ModelRecipe,
     tokenizer: Tokenizer,
@@ -243,7 +258,8 @@ def assemble(
     else:
         codec = PixelCodec(recipe.picture_channels)
     precision = next(network.parameters()).dtype
-    denoiser = DiscreteDenoiser(network, recipe.schedule.table(), recipe.prediction, precision=precision)
+    seen = fed(network, recipe.denoiser.in_channels, codec)
+    denoiser = DiscreteDenoiser(seen, recipe.schedule.table(), recipe.prediction, precision=precision)
     encoder = ClipTextEncoder(tower, tokenizer, projection)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))

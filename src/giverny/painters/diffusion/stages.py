@@ -132,6 +132,7 @@ class DiffusionWorkshop:
             text=recipe.text.text.model_copy(update={"vocabulary": self._tokenizer().vocabulary}),
             image=self.clip.recipe.image if isinstance(self.clip, Clip) else None,
             pooled_width=recipe.text.shared_width,
+            projected=isinstance(self.clip, Clip),
             denoiser=recipe.denoiser.network,
             mask_padding=recipe.denoiser.mask_padding,
             schedule=recipe.schedule,

@@ -1,0 +1,98 @@
+"""Tensors in files of others, read without running anything: safetensors, and pickles by torch's loader for weights alone.
+
+Files are mapped into memory, not copied: a tensor takes memory once it is looked at, and the system may take that back. A
+pickle may say more than tensors (counters, options); of that, what is plain data is read, what training programs are known
+to write beside weights is read as `Nothing`, and anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+# What stands beside the weights in checkpoints of training programs: a callback's notes, numbers kept as numpy's.
+BESIDE = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+
+
+class Nothing:
+    """Stands for what is not read: takes whatever it is given and does nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:  # callbacks are keys of their notes
+        return id(self)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors by name, mapped; what the header says besides). Raises InputError for a file that is not whole."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            said = file.metadata() or {}
+        return load_file(str(path)), said
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError("a readable safetensors file", f"{path} ({error})", "Copy or fetch it again.") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What torch.save wrote, tensors mapped where the file allows it. Raises InputError for what is broken or would run."""
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        try:
+            with zipfile.ZipFile(path) as inside:
+                names = inside.namelist()
+        except Exception as error:  # of a damaged archive, not all are BadZipFile
+            raise InputError("a file of tensors alone", f"{path}, which is damaged ({error})", "Copy it again.") from error
+        if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+            raise InputError(
+                "a file of tensors alone",
+                f"{path}, a TorchScript archive, which is a program",
+                "Where you trust it, save torch.jit.load(file).state_dict() as safetensors, and give that.",
+            )
+    stand_ins: list[Any] = [(Nothing, name) for name in BESIDE]
+    try:
+        with torch.serialization.safe_globals([nn.ParameterDict, *stand_ins]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except Exception as error:  # a broken or hostile pickle may raise anything; whatever it is, nothing was run
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked:
+            raise InputError(
+                "a file of tensors alone",
+                f"{path}, which asks to run {asked[1]}",
+                "Do not use it, unless you know why; nothing was run. Look for the model as safetensors.",
+            ) from error
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}" if str(error).strip() else "damaged"
+        raise InputError("a file of tensors alone", f"{path} ({why})", "Copy it again, or save it as safetensors.") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, of a file that holds nothing else. Raises InputError."""
+    if not path.is_file():
+        raise InputError("a file of tensors", f"{path}, which is not there")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    found = read_pickle(path)
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        inside = f"one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
+        raise InputError("a state dict: names and tensors", f"{path}, {inside[:200]}", "Save the model's state_dict() alone.")
+    return {str(name): value for name, value in found.items()}
