@@ -10,7 +10,6 @@ import torch
 
 from ...checkpoints.lora import Lora, merged
 from ...checkpoints.native import fill
-from ...text.clip import ClipText
 from .recipe import Parts, assemble
 
 
@@ -20,7 +19,7 @@ def adapted(parts: Parts, adapters: Sequence[tuple[Lora, float | Mapping[str, fl
     before = {"denoiser": parts.network.state_dict(), "text": encoder.tower.state_dict()}
     after = merged(before, adapters)
     with torch.device("meta"):
-        network, tower = parts.recipe.denoiser.build(), ClipText(parts.recipe.text)
+        network, tower = parts.recipe.denoiser.build(), parts.recipe.text.build()
     fill(network, after["denoiser"], "denoiser")
     fill(tower, after["text"], "text")
     return assemble(parts.recipe, encoder.tokenizer, tower, encoder.projection, network, parts.autoencoder)
