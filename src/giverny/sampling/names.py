@@ -53,7 +53,7 @@ class SamplerFacts:
     label: str  # as AUTOMATIC1111 writes it
     calls: int = 1  # estimates asked for in one step; the last step may ask once less, PLMS's first asks once more
     draws: Literal["none", "fresh", "tree"] = "none"  # noise with default options: a new draw each time, or a Brownian tree's
-    usual: str = "normal"  # the spacing it is usually combined with: "Automatic" since 1.9
+    usual: Spacing = "normal"  # the spacing it is usually combined with: "Automatic" since 1.9
     discard: bool = False  # whether the original programs leave out the last level but one
     options: tuple[str, ...] = ()  # keywords its function takes
     aliases: tuple[str, ...] = ()

@@ -108,7 +108,9 @@ def _check_count(spacing: str, times: int, count: int) -> None:
         remedy = "take fewer steps, or the spacing 'normal' or 'karras'"
         raise InputError(f"at most {most} steps with the spacing {spacing!r}", str(count), remedy)
     if spacing == "timesteps" and count < 2:
-        raise InputError("at least 2 steps with the spacing 'timesteps'", str(count), "it takes one step less than it is asked for")
+        raise InputError(
+            "at least 2 steps with the spacing 'timesteps'", str(count), "it takes one step less than it is asked for"
+        )
     if spacing.startswith("lcm") and times < LCM_TIMES:
         raise InputError(f"a table of at least {LCM_TIMES} times for {spacing!r}", str(times), "take another spacing")
 

@@ -112,7 +112,9 @@ def not_negative(**amounts: float) -> None:
     """InputError where an amount of noise asked for is below 0."""
     for name, amount in amounts.items():
         if not amount >= 0:
-            raise InputError(f"{name} of 0 or more", f"{name} = {amount}", "0 draws no fresh noise; eta = 1 is the usual amount")
+            raise InputError(
+                f"{name} of 0 or more", f"{name} = {amount}", "0 draws no fresh noise; eta = 1 is the usual amount"
+            )
 
 
 class Churn(NamedTuple):
