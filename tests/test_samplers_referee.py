@@ -339,7 +339,7 @@ def test_a_consistency_models_estimate_is_asked_at_its_own_times():
         return torch.tanh(x.flatten(1) @ weight + t / 500).reshape(x.shape)
 
     def estimate(x, level, step):
-        t = int(round(float((torch.log((1 - TABLE) / TABLE) / 2 - torch.log(level.ratio)).abs().argmin())))
+        t = int((torch.log((1 - TABLE) / TABLE) / 2 - torch.log(level.ratio)).abs().argmin())
         alpha, sigma = level.for_sample(x)
         return (x - sigma * network(x / torch.hypot(alpha, sigma), t)) / alpha
 

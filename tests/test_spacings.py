@@ -1,5 +1,6 @@
 """Level spacings against the programs they come from, names of samplers and spacings, and runs that begin on a picture."""
 
+import contextlib
 import math
 import random
 
@@ -308,10 +309,8 @@ def test_unknown_spacings_come_with_the_nearest():
 @given(st.text(max_size=40))
 def test_any_text_is_a_name_or_an_input_error(text):
     for known in (resolve, spacing_name):
-        try:
+        with contextlib.suppress(InputError):
             known(text)
-        except InputError:
-            pass
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The estimate of a latent consistency model (Luo et al. 2023, arXiv 2310.04378), for the sampler `lcm`.
 
 Such a model answers with a point of the clean end of its path at any time: its clean estimate, but for a boundary condition
-that makes it the sample itself at time 0. The form, and the times it is asked at, are AUTOMATIC1111's (modules/sd_samplers_lcm.py).
+that makes it the sample itself at time 0. Form, and the times it is asked at, are AUTOMATIC1111's (modules/sd_samplers_lcm.py).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Sources: Karras et al. 2022 (arXiv 2206.00364) and k-diffusion (karras, exponential, polyexponential, normal); diffusers
 (leading, trailing, beta, lcm); CompVis (ddim); ComfyUI (simple, sgm_uniform, beta_times, kl_optimal_clean); AUTOMATIC1111's
-modules/sd_schedulers.py of 1.10 (kl_optimal, and the names of most); Sabour et al. 2024 (arXiv 2404.14507) for align_your_steps;
-Lee et al. 2024 (arXiv 2407.12173) for beta; Zhao et al. 2023 (arXiv 2302.04867) for the three spacings of UniPC; Luo et al. 2023
-(arXiv 2310.04378) for lcm. What is done with a table that ends in pure noise is ours.
+modules/sd_schedulers.py of 1.10 (kl_optimal, and the names of most); Sabour et al. 2024 (arXiv 2404.14507) for
+align_your_steps; Lee et al. 2024 (arXiv 2407.12173) for beta; Zhao et al. 2023 (arXiv 2302.04867) for the three of UniPC; Luo
+et al. 2023 (arXiv 2310.04378) for lcm. What is done with a table that ends in pure noise is ours.
 """
 
 from __future__ import annotations

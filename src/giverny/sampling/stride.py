@@ -63,7 +63,7 @@ class Stride:
         return _level(self.b, self.t)
 
     def rise(self, after: Stride) -> float:
-        """Standard deviation of the noise that leads from this step's end to a noisier start of the next; 0 where it is none."""
+        """Standard deviation of the noise that leads from this step's end to a noisier start of the next, else 0."""
         if (after.a, after.s) == (self.b, self.t):
             return 0.0
         return math.sqrt(max(0.0, after.s**2 - (after.a * self.t / self.b) ** 2))

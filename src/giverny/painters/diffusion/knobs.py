@@ -14,7 +14,7 @@ class DiffusionKnobs(Knobs):
     steps: int = Field(20, ge=1, le=1000, description="sampling steps: more is finer and slower")
     sampler: str = Field(
         "dpm++ 2m",
-        description="such as euler a, dpm++ 2m, dpm++ sde, unipc; with a spacing behind it, as in 'dpm++ 2m karras', that",
+        description="such as euler a, dpm++ 2m, dpm++ sde or unipc; a spacing may follow, as in dpm++ 2m karras",
     )
     spacing: Spacing | Literal["automatic"] = Field(
         "normal", description="how noise levels are spread over the steps; automatic: as is usual for the sampler"

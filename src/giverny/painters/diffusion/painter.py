@@ -212,11 +212,9 @@ class DiffusionPainter:
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
         facts = FACTS[resolve(knobs.sampler).sampler]
         sampler: Any = SAMPLERS[facts.name]
-        return (
-            partial(sampler, eta=knobs.eta if facts.name == "ddim" else knobs.eta_ancestral)
-            if "eta" in facts.options
-            else sampler
-        )
+        if "eta" not in facts.options:
+            return sampler
+        return partial(sampler, eta=knobs.eta if facts.name == "ddim" else knobs.eta_ancestral)
 
     def _conditions(self, requests: Sequence[Request]) -> tuple[Condition, Condition]:
         """What the denoiser is told under the prompts, and under the negative prompts; all are read at once."""
