@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python -m
+# k-diffusion's file of samplers and what it imports: the package itself would bring a great deal more.
+ORACLE := k-diffusion torchsde torchdiffeq trampoline
 
 .PHONY: demo test test-slow check shelf bench clean help
 
@@ -18,6 +20,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	$(RUN) pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN) pip install --quiet --constraint constraints.txt --no-deps $(ORACLE)
 	@touch $@
 
 demo: $(VENV)/.base   ## paint with the shipped model: a contact sheet and the way from noise to picture

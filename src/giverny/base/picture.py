@@ -86,7 +86,7 @@ class Provenance(Frozen):
     backend: str
     threads: int
     batch: int  # how many pictures were painted together
-    noise: str = "cpu"  # source of random numbers
+    noise: str = "cpu"  # source of random numbers: "cpu" or "nv", and behind a plus the Brownian tree, if there was one
     seconds: float = 0.0  # per picture, of its batch
 
 
@@ -143,7 +143,8 @@ def infotext(provenance: Provenance, size: tuple[int, int] | None = None) -> str
         "Variation seed strength": variation.strength if variation else None,
         "Toward": toward.prompt if toward else None,
         "Toward share": toward.share if toward else None,
-        "RNG": "CPU" if provenance.noise == "cpu" else None,
+        "RNG": provenance.noise.partition("+")[0].upper(),
+        "Brownian tree": provenance.noise.partition("+")[2] or None,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
     }
     line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value is not None)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, choose
+from .streams import stream
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -81,18 +82,20 @@ class PictureStreams:
     torch draws fewer than 16 numbers by another formula: ask for a picture's whole tensor, never for a part.
     toward: per picture None, or (another seed, share 0..1): every draw then lies that share of the way from the stream's
     own draw to the other seed's, as one vector along the sphere (`slerp`). Shares 0 and 1 are the two streams to the bit.
+    source: of the numbers, one of `streams.SOURCES`.
     """
 
-    def __init__(self, seeds: Sequence[int], toward: Sequence[tuple[int, float] | None] | None = None) -> None:
+    def __init__(
+        self, seeds: Sequence[int], toward: Sequence[tuple[int, float] | None] | None = None, source: str = "cpu"
+    ) -> None:
         if not seeds:
             raise ValueError("streams want one seed or more")
         if toward is not None and len(toward) != len(seeds):
             raise ValueError(f"{len(seeds)} streams want as many entries in `toward`, given {len(toward)}")
-        self.seeds = tuple(seeds)
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
-        self._toward = {
-            i: (torch.Generator("cpu").manual_seed(other[0]), other[1]) for i, other in enumerate(toward or ()) if other
-        }
+        self.seeds, self.source = tuple(seeds), source
+        self.toward = tuple(toward or (None,) * len(seeds))
+        self._streams = [stream(seed, source) for seed in self.seeds]
+        self._others = {i: (stream(other[0], source), other[1]) for i, other in enumerate(self.toward) if other}
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -100,9 +103,9 @@ class PictureStreams:
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Unit noise, float32 (B, *shape) on the CPU. Convert it after the draw."""
         shape = tuple(shape)
-        drawn = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators]
-        for i, (generator, share) in self._toward.items():
-            other = torch.randn(shape, generator=generator, dtype=torch.float32)
+        drawn = [own.normal(shape) for own in self._streams]
+        for i, (toward, share) in self._others.items():
+            other = toward.normal(shape)
             # in float64, so that the order of the sums, which may change with the number of threads, leaves no trace
             drawn[i] = slerp(drawn[i].double().flatten(), other.double().flatten(), share).float().view(shape)
         return torch.stack(drawn)

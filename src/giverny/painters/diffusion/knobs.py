@@ -1,19 +1,23 @@
 """What can be turned when a diffusion model paints. Imported by the command line too, so nothing heavy in here."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...base.knobs import Knobs
+from ...sampling.names import Spacing, spacing_name
 
 
 class DiffusionKnobs(Knobs):
     """Settings of one picture. A model's card may carry its own defaults; what a request says wins."""
 
     steps: int = Field(20, ge=1, le=1000, description="sampling steps: more is finer and slower")
-    sampler: str = Field("dpm++ 2m", description="ddpm, ddim, euler, euler a, heun or dpm++ 2m")
-    spacing: Literal["normal", "karras", "trailing", "leading", "ddim"] = Field(
-        "normal", description="how noise levels are spread over the steps"
+    sampler: str = Field(
+        "dpm++ 2m",
+        description="such as euler a, dpm++ 2m, dpm++ sde or unipc; a spacing may follow, as in dpm++ 2m karras",
+    )
+    spacing: Spacing | Literal["automatic"] = Field(
+        "normal", description="how noise levels are spread over the steps; automatic: as is usual for the sampler"
     )
     guidance: float = Field(
         3.0,
@@ -50,3 +54,13 @@ class DiffusionKnobs(Knobs):
         0, ge=0, le=1_000_000, description="MiB that decoding may take: a large picture is then decoded in tiles; 0 is no limit"
     )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")
+    eta_ancestral: float = Field(
+        1.0, ge=0, le=1, description="fresh noise per step for ancestral samplers (euler a) and those of an SDE: 0 none, 1 all"
+    )
+    noise: Literal["cpu", "nv"] = Field("cpu", description="whose random numbers: torch's on the CPU, or an NVIDIA card's")
+
+    @field_validator("spacing", mode="before")
+    @classmethod
+    def _spelt(cls, given: Any) -> Any:
+        """Labels of other programs, such as "SGM Uniform", are understood as well."""
+        return spacing_name(given) if isinstance(given, str) else given

@@ -37,8 +37,10 @@ from ...base.errors import InputError
 from ...base.images import Filter, resize, to_pixels
 from ...base.recipe import check
 from ...base.runtime import PictureStreams, versions
+from ...sampling.brownian import TreeNoise
+from ...sampling.names import AUTOMATIC, FACTS, UNIT_START, Spacing, resolve
 from ...sampling.noise import PictureNoise
-from ...sampling.samplers import Walk, get_sampler, sampler_name
+from ...sampling.samplers import SAMPLERS, Walk
 from ...sampling.schedules import levels
 from ...steering.between import between
 from ...steering.clip_guidance import Guide
@@ -85,7 +87,7 @@ class DiffusionPainter:
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
         knobs = check(DiffusionKnobs, {**self.defaults, **request.knobs}, "knobs")
-        sampler_name(knobs.sampler)
+        self.levels(knobs)
         if knobs.guidance_from > knobs.guidance_to:
             raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
         if knobs.threshold and self.parts.recipe.autoencoder is not None:
@@ -149,17 +151,17 @@ class DiffusionPainter:
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
         make = estimates(self.parts, self.denoise, knobs, *self._conditions(requests), requests, guide)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
-        streams = PictureStreams([r.seed for r in requests], others)
+        streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
-        noise = self._noise(streams, size)
-        start = noise.initial(spread[0])
+        noise = self._noise(streams, size, knobs)
+        start = noise.initial(spread[0], full=self.spacing(knobs) in UNIT_START)
         kept = [self._pixels(start)] if trace else None  # (B, H, W, 3) per moment: the sample itself, noise first
         x = yield from self._run(sampler(make(spread.steps), start, spread, noise), requests, 0, total, previews, kept)
         if knobs.upscale > 1:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
             if again is not None:
-                noise = self._noise(streams, larger)  # the same streams, further on
+                noise = self._noise(streams, larger, knobs)  # the same streams, further on
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
                 if kept is not None:
                     kept.append(self._pixels(x))
@@ -168,7 +170,7 @@ class DiffusionPainter:
         pixels = self._pixels(x, codec)
         seconds = (time.perf_counter() - began) / len(requests)
         for i, request in enumerate(requests):
-            origin = self._provenance(request, knobs, size, len(requests), seconds)
+            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds)
             final = (pixels.shape[2], pixels.shape[1])
             moments = (k[i] for k in kept or ())
             # All moments are as large as the picture, so that they can be shown beside or after each other.
@@ -197,17 +199,29 @@ class DiffusionPainter:
             for i, request in enumerate(requests):
                 yield Progress(request.id, told + step.index + 1, total, shown[i] if shown is not None else None)
 
-    def _noise(self, streams: PictureStreams, size: tuple[int, int]) -> PictureNoise:
+    def _noise(self, streams: PictureStreams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
         shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
+        kind = TreeNoise if FACTS[resolve(knobs.sampler).sampler].draws == "tree" else PictureNoise
         # Networks may be coarse; the sum of all steps is not.
-        return PictureNoise(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
+        return kind(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
+
+    def spacing(self, knobs: DiffusionKnobs) -> Spacing:
+        """How levels are spread: as the sampler's name says, else as the knob does, else as is usual for the sampler."""
+        named = resolve(knobs.sampler)
+        chosen: Any = named.spacing or knobs.spacing
+        return FACTS[named.sampler].usual if chosen == AUTOMATIC else chosen
 
     def levels(self, knobs: DiffusionKnobs) -> Levels:
-        return levels(self.parts.denoiser.table, knobs.steps, knobs.spacing)
+        """The levels of a run. Raises InputError for an unknown sampler, and for steps that the spacing has not."""
+        discard = resolve(knobs.sampler).discard
+        return levels(self.parts.denoiser.table, knobs.steps, self.spacing(knobs), discard_penultimate=discard)
 
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
-        sampler: Any = get_sampler(knobs.sampler)
-        return partial(sampler, eta=knobs.eta) if sampler_name(knobs.sampler) == "ddim" else sampler
+        facts = FACTS[resolve(knobs.sampler).sampler]
+        sampler: Any = SAMPLERS[facts.name]
+        if "eta" not in facts.options:
+            return sampler
+        return partial(sampler, eta=knobs.eta if facts.name == "ddim" else knobs.eta_ancestral)
 
     def _conditions(self, requests: Sequence[Request]) -> tuple[Condition, Condition]:
         """What the denoiser is told under the prompts, and under the negative prompts; all are read at once."""
@@ -234,7 +248,7 @@ class DiffusionPainter:
         return fitting(self.codec, latents, memory * 2**20)
 
     def _provenance(
-        self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, seconds: float
+        self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, noise: str, seconds: float
     ) -> Provenance:
         return Provenance(
             request=request.model_copy(update={"size": size}),
@@ -248,5 +262,6 @@ class DiffusionPainter:
             backend=self.backend,
             threads=torch.get_num_threads(),
             batch=batch,
+            noise=noise,
             seconds=round(seconds, 4),
         )
