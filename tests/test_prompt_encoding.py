@@ -135,6 +135,9 @@ def test_the_last_window_takes_what_fits():
     assert second.used == 5 and ids[first.used : first.used + 5] == second.ids[1:6]
     (only,) = chunked(pieces(prompt, "a1111"), words, most=1)
     assert only.ids[1:6] == ids[:5], "nothing is lost to a comma where no chunk follows"
+    word = "a a a extraordinarily"
+    (short,) = chunked(pieces(word, "comfyui"), words, "comfyui", most=1)
+    assert short.ids[1:6] == words.split(word)[0][:5], "nor a word to its end"
 
 
 def test_comfyui_keeps_words_whole(seed):

@@ -103,11 +103,11 @@ def chunked(
     """The chunks of a prompt read in this dialect (`emphasis.pieces`), one or more.
 
     backtrack: how far back a comma ends a chunk, 0 not at all; a1111 only. most: chunks at most; what does not fit is left
-    out, and in the last one no comma is looked for.
+    out, and the last one takes all it can hold: no comma is looked for, and words are cut.
     """
     room = tokenizer.length - 2
     if dialect == "comfyui":
-        filled = _by_words(_words(pieces, tokenizer, inversions), room)
+        filled = _by_words(_words(pieces, tokenizer, inversions), room, most)
     elif dialect == "a1111-old":
         filled = _filled([[u for p in pieces for u in _bracketed(p.text, tokenizer, inversions)]], room, None, 0, 1)[:1]
     else:
@@ -199,11 +199,11 @@ def _words(pieces: Sequence[Piece], tokenizer: Tokenizer, inversions: Inversions
                 number += 1
 
 
-def _by_words(words: Iterator[list[_Unit]], room: int) -> list[list[_Unit]]:
+def _by_words(words: Iterator[list[_Unit]], room: int, most: int | None) -> list[list[_Unit]]:
     done: list[list[_Unit]] = [[]]
     size = 0
     for word in words:
-        cut = len(word) >= LONG
+        cut = len(word) >= LONG or len(done) == most
         for units in [[u] for u in word] if cut else [word]:
             count = sum(len(u.ids) for u in units)
             if size + count > room:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from ...base.knobs import Knobs
+from ...text.emphasis import Dialect, Emphasis
 
 
 class DiffusionKnobs(Knobs):
@@ -45,5 +46,15 @@ class DiffusionKnobs(Knobs):
     )
     upscale_in: Literal["pixels", "latents"] = Field(
         "pixels", description="what is enlarged: the picture (bicubic) or its latents (bilinear)"
+    )
+    dialect: Dialect = Field(
+        "plain", description="whose syntax prompts may have, such as (word:1.3); plain: none, brackets are text"
+    )
+    emphasis: Emphasis = Field(
+        "auto", description="how weights of words act: auto as the dialect's program does; none: brackets are text"
+    )
+    clip_skip: int = Field(1, ge=1, le=64, description="which layer reads the words, counted from the last, which is 1")
+    windows: int = Field(
+        1, ge=1, le=64, description="how often the length of the text tower is read, one behind the other; the rest is left out"
     )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")
