@@ -22,6 +22,7 @@ from giverny.painters.diffusion.estimate import estimates, origin_of
 from giverny.painters.diffusion.guides import ClipGuide, cuts_of, words_of
 from giverny.painters.diffusion.knobs import DiffusionKnobs
 from giverny.painters.diffusion.painter import DiffusionPainter
+from giverny.painters.diffusion.told import steady
 from giverny.sampling.noise import PictureNoise
 from giverny.sampling.samplers import get_sampler, integrate
 from giverny.sampling.schedules import levels
@@ -140,8 +141,9 @@ def test_thresholding_is_for_pixels_and_is_refused_for_latents():
     x, level = 3 * torch.randn(1, 3, 16, 16), level_of(painter.parts.denoiser.table, 300)
     asked = DiffusionKnobs(guidance=8.0, threshold=0.9)
     parts = painter.parts, painter.denoise
-    bounded = estimates(*parts, asked, positive, negative, requests(RED))(4)(x, level, 0)
-    free = estimates(*parts, asked.model_copy(update={"threshold": 0.0}), positive, negative, requests(RED))(4)(x, level, 0)
+    bounded = estimates(*parts, asked, steady(asked, positive, negative), requests(RED))(4)(x, level, 0)
+    loose = asked.model_copy(update={"threshold": 0.0})
+    free = estimates(*parts, loose, steady(asked, positive, negative), requests(RED))(4)(x, level, 0)
     assert free.abs().max() > 1.5 and bounded.abs().max() <= 1
     bound = torch.quantile(free.abs().flatten(1), 0.9, dim=1).clamp(min=1)[:, None, None, None]
     torch.testing.assert_close(bounded, free.clamp(-bound, bound) / bound)
@@ -194,8 +196,9 @@ def test_the_push_is_the_difference_of_the_cosine_through_decoder_and_denoiser()
     knobs = DiffusionKnobs(guidance=3.0, guidance_rescale=0.4, clip_guidance=70.0, guidance_from=0.1, guidance_to=0.8)
     guide, conditions = painter.guide(), painter._conditions(wanted)
     parts, words = painter.parts, painter.guide().texts(WORDS[:2])
-    with_clip = estimates(parts, painter.denoise, knobs, *conditions, wanted, guide)(5)
-    without = estimates(parts, painter.denoise, knobs.model_copy(update={"clip_guidance": 0.0}), *conditions, wanted)(5)
+    with_clip = estimates(parts, painter.denoise, knobs, steady(knobs, *conditions), wanted, guide)(5)
+    unled = knobs.model_copy(update={"clip_guidance": 0.0})
+    without = estimates(parts, painter.denoise, unled, steady(unled, *conditions), wanted)(5)
     x = torch.randn(3, 4, 8, 8, dtype=torch.float64)
     for where in (0.15, 0.5, 0.79):
         angle = torch.tensor(where * math.pi / 2, dtype=torch.float64)

@@ -165,6 +165,11 @@ class Condition:
 
         return Condition(stack("vectors"), stack("mask"), stack("pooled"), stack("channels"))
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
+        """On this device; numbers in this dtype."""
+        moved = [None if part is None else part.to(device, dtype) for part in (self.vectors, self.pooled, self.channels)]
+        return Condition(moved[0], None if self.mask is None else self.mask.to(device), moved[1], moved[2])
+
     def split(self, rows: Sequence[int]) -> Iterator[Condition]:
         """The reverse of `join`: conditions of so many rows each."""
         start = 0

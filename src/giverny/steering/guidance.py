@@ -9,6 +9,7 @@ Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) is two branche
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -44,6 +45,17 @@ class IntervalPlan:
         return self.inside if low <= position(level) <= high else self.outside
 
 
+@dataclass(frozen=True, eq=False)
+class StagedPlan:
+    """Plans one after the other: plans[i] from step starts[i] on. starts rise from 0."""
+
+    starts: Sequence[int]
+    plans: Sequence[ConditionPlan]
+
+    def at(self, step: int, total: int, level: NoiseLevel) -> Sequence[Branch]:
+        return self.plans[bisect_right(self.starts, step) - 1].at(step, total, level)
+
+
 def position(level: NoiseLevel) -> float:
     """Where one level, shape (), lies between clean (0) and pure noise (1): 2/pi * atan(sigma / alpha)."""
     return 2 / math.pi * math.atan2(float(level.sigma), float(level.alpha))
@@ -61,18 +73,36 @@ def classifier_free(
     model as it is, at the cost of one branch. interval: (low, high) on the scale of `position`, 0 clean to 1 pure
     noise. Raises InputError for a scale other than 1 without a negative condition, and for an interval outside 0..1.
     """
+    return composed([(positive, 1.0)], negative, scale, interval)
+
+
+def composed(
+    positive: Sequence[tuple[Condition, float]],
+    negative: Condition | None,
+    scale: float,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> ConditionPlan:
+    """negative + scale * sum of weight * (positive - negative) inside the interval, the same at scale 1 outside it.
+
+    positive: conditions and their weights, as joined by AND in a prompt; see `classifier_free` for the rest.
+    """
     low, high = interval
     if not 0 <= low <= high <= 1:
         raise InputError("a guidance interval with 0 <= low <= high <= 1", str(interval), "0 is clean, 1 is pure noise")
     if not math.isfinite(scale):
         raise InputError("a finite guidance scale", str(scale), "1 is unguided, 1.5 to 8 are usual")
-    alone = (Branch(positive, 1.0),)
-    if scale == 1:
-        return FixedPlan(alone)
-    if negative is None:
-        raise InputError("a negative or empty condition to move away from", f"guidance {scale} alone", "use guidance 1")
-    both = (Branch(positive, scale), Branch(negative, 1 - scale))
-    return FixedPlan(both) if (low, high) == (0, 1) else IntervalPlan(both, alone, (low, high))
+
+    def branches(scale: float) -> tuple[Branch, ...]:
+        terms = tuple(Branch(condition, scale * weight) for condition, weight in positive)
+        rest = 1 - sum(term.weight for term in terms)
+        if rest == 0:
+            return terms
+        if negative is None:
+            raise InputError("a negative or empty condition to move away from", f"guidance {scale} alone", "use guidance 1")
+        return (*terms, Branch(negative, rest))
+
+    inside = branches(scale)
+    return FixedPlan(inside) if scale == 1 or (low, high) == (0, 1) else IntervalPlan(inside, branches(1), (low, high))
 
 
 def guided(

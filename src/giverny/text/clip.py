@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.contracts import Encoded, Frozen
+from ..base.errors import InputError
 from ..layers.attention import attend, split_heads
 from .bert import BertText
 from .tokenizer import Tokenizer
@@ -116,8 +118,8 @@ class Layers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(TowerLayer(recipe) for _ in range(recipe.layers))
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        for layer in self.layers:
+    def forward(self, x: Tensor, causal: bool, first: int = 0, end: int | None = None) -> Tensor:
+        for layer in list(self.layers)[first:end]:
             x = layer(x, causal)
         return x
 
@@ -131,6 +133,15 @@ class TextEmbeddings(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.01)
 
 
+@dataclass(frozen=True, eq=False)
+class Insert:
+    """Vectors (k, C) that are read in place of the embeddings of k tokens of a row."""
+
+    row: int
+    start: int
+    vectors: Tensor
+
+
 class ClipText(nn.Module):
     """Token ids -> one vector per token after the final norm (what Stable Diffusion's U-Net attends to)."""
 
@@ -142,8 +153,27 @@ class ClipText(nn.Module):
         self.final_layer_norm = nn.LayerNorm(recipe.width)
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, C)
-        x = self.embeddings.token_embedding(ids) + self.embeddings.position_embedding.weight[: ids.shape[1]]
-        return self.final_layer_norm(self.encoder(x, causal=True))
+        return self.read(ids)[0]
+
+    def read(self, ids: Tensor, skip: int = 1, inserts: Sequence[Insert] = ()) -> tuple[Tensor, Tensor]:
+        """(vectors (B, L, C) to attend to, those of the last layer (B, L, C) to pool), both after the final norm.
+
+        skip: "clip skip" as AUTOMATIC1111 counts it, the n-th layer from the end; 1 is the last one, where both are the same
+        tensor. Published layers of other programs count from 0. inserts: vectors that stand in for tokens' own (textual
+        inversion). Raises InputError for a skip beyond the layers there are.
+        """
+        below = len(self.encoder.layers) + 1 - skip
+        if not 1 <= below <= len(self.encoder.layers):
+            raise InputError(f"a clip skip from 1 (nothing) to {len(self.encoder.layers)}, the layers there are", str(skip))
+        x = self.embeddings.token_embedding(ids)  # (B, L, C)
+        if inserts:
+            x = x.clone()
+            for insert in inserts:
+                x[insert.row, insert.start : insert.start + len(insert.vectors)] = insert.vectors.to(x)
+        x = x + self.embeddings.position_embedding.weight[: ids.shape[1]]
+        x = self.encoder(x, causal=True, end=below)
+        vectors = self.final_layer_norm(x)
+        return vectors, vectors if skip == 1 else self.final_layer_norm(self.encoder(x, causal=True, first=below))
 
     def pool(self, ids: Tensor, vectors: Tensor, end: int) -> Tensor:
         """The vector at each text's first end token. (B, L), (B, L, C) -> (B, C)"""
@@ -225,10 +255,13 @@ class ClipTextEncoder:
         device = next(self.tower.parameters()).device
         ids = tokens.ids.to(device)
         vectors = self.tower(ids)
-        pooled = self.tower.pool(ids, vectors, self.tokenizer.end)
-        if self.projection is not None:
-            pooled = self.projection(pooled)
+        pooled = self.pool(ids, vectors)
         rows = torch.tensor([distinct.index(t) for t in texts])
         spans = tuple(tokens.spans[i] for i in rows.tolist())
         rows = rows.to(device)
         return Encoded(ids[rows], vectors[rows], tokens.mask.to(device)[rows], pooled[rows], spans)
+
+    def pool(self, ids: Tensor, vectors: Tensor) -> Tensor:
+        """What stands for each text as a whole, from the last layer's vectors. (B, L), (B, L, C) -> (B, P)"""
+        pooled = self.tower.pool(ids, vectors, self.tokenizer.end)
+        return pooled if self.projection is None else self.projection(pooled)

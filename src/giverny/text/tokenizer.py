@@ -89,7 +89,7 @@ class Tokenizer:
         return Tokenizer(inner, length)
 
     @staticmethod
-    def read(path: str | Path, length: int = 77) -> Tokenizer:
+    def read(path: str | Path, length: int = 77, pad: int | None = None) -> Tokenizer:
         from tokenizers import Tokenizer as Inner
 
         try:
@@ -143,23 +143,41 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         rows, masks, spans, dropped = [], [], [], []
+        room = self.length - 2
         for text in texts:
             found = self._inner.encode(text, add_special_tokens=False)
-            room = self.length - 2
             ids = [self.start, *found.ids[:room], self.end]
             masks.append([i < len(ids) for i in range(self.length)])
             rows.append(ids + [self.pad] * (self.length - len(ids)))
-            words: list[WordSpan] = []
-            begins: list[int] = []  # where in the text each word begins
-            for i, (word, (begin, end)) in enumerate(zip(found.word_ids[:room], found.offsets[:room], strict=True), start=1):
-                if words and word == found.word_ids[i - 2]:
-                    words[-1] = WordSpan(text[begins[-1] : end], words[-1].start, i + 1)
-                else:
-                    words.append(WordSpan(text[begin:end], i, i + 1))
-                    begins.append(begin)
-            spans.append(tuple(words))
+            spans.append(_spans(text, found.word_ids[:room], found.offsets[:room], 1))
             dropped.append(text[found.offsets[room][0] :] if len(found.ids) > room else "")
         return Tokens(torch.tensor(rows), torch.tensor(masks), tuple(spans), tuple(dropped))
+
+    def split(self, text: str) -> tuple[tuple[int, ...], tuple[WordSpan, ...]]:
+        """All tokens of a text, however long, without start and end; and its words, counted from the first token as 0."""
+        found = self._inner.encode(text, add_special_tokens=False)
+        return tuple(found.ids), _spans(text, found.word_ids, found.offsets, 0)
+
+    def id_of(self, symbol: str) -> int | None:
+        """The token with this symbol, such as ",</w>" for a comma; None where there is none."""
+        found = self._inner.token_to_id(symbol)
+        return None if found is None else int(found)
+
+    def symbol_of(self, token: int) -> str:
+        return str(self._inner.id_to_token(token))
+
+
+def _spans(text: str, words: Sequence[int], offsets: Sequence[tuple[int, int]], first: int) -> tuple[WordSpan, ...]:
+    """Neighbouring tokens of one word joined. words, offsets: of each token; first: the place of the first token."""
+    spans: list[WordSpan] = []
+    begins: list[int] = []  # where in the text each word begins
+    for i, (word, (begin, end)) in enumerate(zip(words, offsets, strict=True)):
+        if spans and word == words[i - 1]:
+            spans[-1] = WordSpan(text[begins[-1] : end], spans[-1].start, first + i + 1)
+        else:
+            spans.append(WordSpan(text[begin:end], first + i, first + i + 1))
+            begins.append(begin)
+    return tuple(spans)
 
 
 def _alphabet() -> set[str]:

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...base.contracts import Condition, Denoise, Estimate, NoiseLevel, Request
+from ...base.contracts import Denoise, Estimate, NoiseLevel, Request
 from ...denoisers.precondition import DiscreteDenoiser, Moment
 from ...steering.clip_guidance import Guide, clip_guided
 from ...steering.contrast import Origin, thresholded
-from ...steering.guidance import classifier_free, guided
+from ...steering.guidance import guided
 from .guides import cuts_of, words_of
 from .knobs import DiffusionKnobs
 from .recipe import Parts
+from .told import Plans
+
+
+class Maker(Protocol):
+    """Makes the estimate of a run."""
+
+    def __call__(self, total: int, before: int | None = None) -> Estimate: ...
 
 
 def estimates(
     parts: Parts,
     denoise: Denoise,
     knobs: DiffusionKnobs,
-    positive: Condition,
-    negative: Condition,
+    plans: Plans,
     requests: Sequence[Request],
     guide: Guide | None = None,
-) -> Callable[[int], Estimate]:
-    """A maker of estimates for these pictures: called with the steps of a run, once for each run over them.
+) -> Maker:
+    """A maker of estimates for these pictures: called with the steps of a run, and those of the run before over the same
+    pictures where there is one.
 
-    denoise: what is asked where no gradient is wanted; guide: for knobs.clip_guidance above 0.
+    plans: what the denoiser is told, see `told`; denoise: what is asked where no gradient is wanted; guide: for
+    knobs.clip_guidance above 0.
     """
     interval = knobs.guidance_from, knobs.guidance_to
-    plan = classifier_free(positive, negative, knobs.guidance, interval)
     steer: Callable[[Estimate], Estimate] | None = None
     if knobs.clip_guidance and guide is not None:
         wanted, weights = words_of(guide, requests)
@@ -44,10 +52,10 @@ def estimates(
         strength = knobs.clip_guidance * weights
         steer = partial(clip_guided, decode=decode, guide=guide, wanted=wanted, strength=strength, interval=interval, cuts=cuts)
 
-    def made(total: int) -> Estimate:
+    def made(total: int, before: int | None = None) -> Estimate:
         estimate = guided(
             denoise,
-            plan,
+            plans(total, before),
             total,
             grad=steer is not None,
             every=knobs.guidance_every,

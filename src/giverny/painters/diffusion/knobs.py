@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from ...base.knobs import Knobs
 from ...sampling.names import Spacing, spacing_name
+from ...text.emphasis import Dialect, Emphasis
 
 
 class DiffusionKnobs(Knobs):
@@ -52,6 +53,16 @@ class DiffusionKnobs(Knobs):
     )
     decode_memory: int = Field(
         0, ge=0, le=1_000_000, description="MiB that decoding may take: a large picture is then decoded in tiles; 0 is no limit"
+    )
+    dialect: Dialect = Field(
+        "plain", description="whose syntax prompts may have, such as (word:1.3); plain: none, brackets are text"
+    )
+    emphasis: Emphasis = Field(
+        "auto", description="how weights of words act: auto as the dialect's program does; none: brackets are text"
+    )
+    clip_skip: int = Field(1, ge=1, le=64, description="which layer reads the words, counted from the last, which is 1")
+    windows: int = Field(
+        1, ge=1, le=64, description="how often the length of the text tower is read, one behind the other; the rest is left out"
     )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")
     eta_ancestral: float = Field(

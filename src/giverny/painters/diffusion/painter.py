@@ -7,7 +7,7 @@ events; closing the iterator stops within one step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,7 @@ from .guides import ClipGuide
 from .knobs import DiffusionKnobs
 from .recipe import Parts
 from .second_pass import enlarged, final_size, last_steps
+from .told import Prompts, steady
 
 BATCH = 64  # pictures painted together at most
 MOST = 4096  # pixels along a side
@@ -110,6 +111,7 @@ class DiffusionPainter:
             raise InputError(f"sides of at most {MOST} in the end", given, f"upscale can be {MOST / max(size):.4g} here")
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
+        Prompts(self.parts, knobs, [request])  # says what of a prompt this model cannot do
         return knobs, size
 
     def guide(self, model: str = "") -> Guide:
@@ -122,15 +124,16 @@ class DiffusionPainter:
 
     def paint(self, requests: Sequence[Request], previews: bool = False, trace: bool = False) -> Iterator[Event]:
         """Paint all requests; those of equal settings and size together. Bad requests fail alone, in their own event."""
-        groups: dict[tuple[DiffusionKnobs, tuple[int, int]], list[Request]] = {}
+        groups: dict[tuple[DiffusionKnobs, tuple[int, int], Hashable], list[Request]] = {}
         for request in requests:
             try:
-                key = self.settle(request)
+                knobs, size = self.settle(request)
             except InputError as error:
                 yield Failed(request.id, str(error))
                 continue
-            groups.setdefault(key, []).append(request)
-        for (knobs, size), group in groups.items():
+            shape = Prompts(self.parts, knobs, [request]).shape
+            groups.setdefault((knobs, size, shape), []).append(request)
+        for (knobs, size, _), group in groups.items():
             for first in range(0, len(group), BATCH):
                 yield from self._paint(group[first : first + BATCH], knobs, size, previews, trace)
 
@@ -149,7 +152,12 @@ class DiffusionPainter:
         for request in requests:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
-        make = estimates(self.parts, self.denoise, knobs, *self._conditions(requests), requests, guide)
+        prompts = Prompts(self.parts, knobs, requests)
+        if prompts.plain:
+            plans = steady(knobs, *self._conditions(requests))
+        else:
+            plans = prompts.plans(self.device, self.precision)
+        make = estimates(self.parts, self.denoise, knobs, plans, prompts.spoken, guide)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
@@ -165,7 +173,7 @@ class DiffusionPainter:
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
                 if kept is not None:
                     kept.append(self._pixels(x))
-                walk = sampler(make(again.steps), x, again, noise)
+                walk = sampler(make(again.steps, spread.steps), x, again, noise)
                 x = yield from self._run(walk, requests, spread.steps, total, previews, kept)
         pixels = self._pixels(x, codec)
         seconds = (time.perf_counter() - began) / len(requests)
@@ -224,13 +232,11 @@ class DiffusionPainter:
         return partial(sampler, eta=knobs.eta if facts.name == "ddim" else knobs.eta_ancestral)
 
     def _conditions(self, requests: Sequence[Request]) -> tuple[Condition, Condition]:
-        """What the denoiser is told under the prompts, and under the negative prompts; all are read at once."""
+        """What the denoiser is told under prompts without syntax, and under the negative ones; all are read at once."""
         toward = [r.toward for r in requests]
         ends = [way.prompt if way else r.prompt for r, way in zip(requests, toward, strict=True)] if any(toward) else []
         read = self.parts.condition([*(r.prompt for r in requests), *(r.negative for r in requests), *ends])
-        cast = lambda x: None if x is None else x.to(self.device, self.precision)  # noqa: E731
-        mask = None if read.mask is None else read.mask.to(self.device)
-        told = Condition(cast(read.vectors), mask, cast(read.pooled))
+        told = read.to(self.device, self.precision)
         here, negative, *there = told.split([len(requests)] * (3 if ends else 2))
         return (between(here, there[0], toward) if there else here), negative
 

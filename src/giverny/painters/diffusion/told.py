@@ -1,0 +1,100 @@
+"""What the denoiser is told over a run about the pictures painted together: the same all along, or as their prompts change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ...base.contracts import Condition, ConditionPlan, Request
+from ...base.errors import InputError
+from ...steering.between import between
+from ...steering.guidance import StagedPlan, classifier_free, composed
+from ...text.encoding import conditions, encode
+from ...text.prompting import PromptPlan, PromptSettings, prompt_plan
+from .knobs import DiffusionKnobs
+from .recipe import Parts
+
+# (steps of this run, those of the run before over the same pictures or None) -> conditions over it
+Plans = Callable[[int, int | None], ConditionPlan]
+
+
+def steady(knobs: DiffusionKnobs, positive: Condition, negative: Condition) -> Plans:
+    """The same two conditions all along."""
+    plan = classifier_free(positive, negative, knobs.guidance, (knobs.guidance_from, knobs.guidance_to))
+    return lambda steps, before: plan
+
+
+class Prompts:
+    """The prompts of requests, read in the dialect that these knobs name. Raises InputError for what the model cannot do."""
+
+    def __init__(self, parts: Parts, knobs: DiffusionKnobs, requests: Sequence[Request]) -> None:
+        self.parts, self.knobs, self.requests = parts, knobs, requests
+        self.settings = PromptSettings(
+            dialect=knobs.dialect, emphasis=knobs.emphasis, clip_skip=knobs.clip_skip, windows=knobs.windows
+        )
+        here, there = self._read(knobs.steps, None)
+        layers = parts.recipe.text.layers
+        if knobs.clip_skip > layers:
+            raise InputError(f"a clip_skip from 1 to {layers}, the layers of this model's text tower", str(knobs.clip_skip))
+        for plan in (*here, *there):
+            if plan.calls:
+                given = ", ".join(f"{call.kind} {call.name!r}" for call in plan.calls)
+                raise InputError("a prompt without adapters, which this painter cannot take", given, "remove <...> from it")
+        if any(r.toward for r in requests) and any(len(plan.positive) > 1 for plan in (*here, *there)):
+            raise InputError("prompts without AND for a way from one to another", "one with", "write them as one prompt")
+        self.plain = all(plan.plain for plan in (*here, *there))
+        self.weights = here[0].weights  # of what AND joins
+        texts = {text for r in requests for text in (r.prompt, r.negative, *([r.toward.prompt] if r.toward else ()))}
+        changing = not self.plain and any("[" in text for text in texts)
+        # What pictures have to share to be painted together: each of them is asked of the network at the steps it would be
+        # asked alone, even where guidance is kept for some of them.
+        self.shape = self.weights, frozenset(texts) if changing else frozenset()
+        self.spoken = [_spoken(*told) for told in zip(requests, here, there, strict=True)]
+
+    def _read(self, steps: int, before: int | None) -> tuple[list[PromptPlan], list[PromptPlan]]:
+        """The plans of all prompts, and of what they lie on the way to; a prompt itself where that is nothing."""
+
+        def read(prompt: str, negative: str) -> PromptPlan:
+            return prompt_plan(prompt, negative, self.settings, self.parts.encoder.tokenizer, steps, before)
+
+        here = [read(r.prompt, r.negative) for r in self.requests]
+        there = [read(r.toward.prompt, r.negative) if r.toward else p for r, p in zip(self.requests, here, strict=True)]
+        return here, there
+
+    def plans(self, device: torch.device, precision: torch.dtype) -> Plans:
+        return lambda steps, before: self._plan(steps, before, device, precision)
+
+    def _plan(self, steps: int, before: int | None, device: torch.device, precision: torch.dtype) -> ConditionPlan:
+        here, there = self._read(steps, before)
+        walking = any(r.toward for r in self.requests)
+        read = encode([*here, *there] if walking else here, self.parts.encoder)
+        starts = sorted({call for plan in (*here, *there) for call in plan.stretches(steps)})
+        knobs, net = self.knobs, self.parts.recipe.denoiser
+
+        def plan_at(call: int) -> ConditionPlan:
+            moments = [encoded.at(call) for encoded in read]
+            if walking:  # both ends as two lines, which gives them one length
+                starting, ending = moments[: len(here)], moments[len(here) :]
+                moments = [((*a[0], *b[0]), a[1]) for a, b in zip(starting, ending, strict=True)]
+            told, negative = conditions(moments, self.parts.recipe.mask_padding, net.cross, net.additive)
+            if walking:
+                told = (between(told[0], told[1], [r.toward for r in self.requests]),)
+            positive = [(c.to(device, precision), weight) for c, weight in zip(told, self.weights, strict=True)]
+            interval = knobs.guidance_from, knobs.guidance_to
+            return composed(positive, negative.to(device, precision), knobs.guidance, interval)
+
+        made: dict[object, ConditionPlan] = {}
+        staged = []
+        for call in starts:
+            key = tuple(plan.at(call) for plan in (*here, *there))
+            if key not in made:  # what takes turns is prepared once
+                made[key] = plan_at(call)
+            staged.append(made[key])
+        return StagedPlan(starts, staged)
+
+
+def _spoken(request: Request, here: PromptPlan, there: PromptPlan) -> Request:
+    """A request whose prompts are words alone, for a CLIP that guides."""
+    toward = request.toward.model_copy(update={"prompt": there.words}) if request.toward else None
+    return request.model_copy(update={"prompt": here.words, "toward": toward})
