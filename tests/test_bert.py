@@ -19,6 +19,7 @@ from giverny.pipelines.text2image import collect
 from giverny.text.bert import BertRecipe
 from giverny.text.clip import ClipTextEncoder
 from giverny.text.tokenizer import Tokenizer
+from giverny.text.towers import Insert
 
 WORDS = ["a", "red", "dress", "blue", "shirt", "##s", "photo", "of"]
 
@@ -139,3 +140,23 @@ def test_damaged_weights_are_told_in_a_sentence(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="readable safetensors"):
         open_reader(tmp_path, BertRecipe(length=9))
+
+
+def test_layers_from_the_end_are_those_of_transformers_and_words_can_be_put_in(tmp_path):
+    model = write_bert(tmp_path, layers=3)
+    tower = open_reader(tmp_path, BertRecipe(length=9))[0].text_model
+    ids = torch.randint(1, 12, (2, 9))
+    ids[1, 5:] = 0
+    with torch.no_grad():
+        hidden = model(ids, attention_mask=(ids != 0).long(), output_hidden_states=True).hidden_states
+        for skip in (1, 2, 3):
+            vectors, last = tower.read(ids, skip)
+            seen = ids != 0
+            assert (vectors[seen] - hidden[-skip][seen]).abs().max() < 1e-5 * hidden[-skip].abs().max()
+            assert (last[seen] - hidden[-1][seen]).abs().max() < 1e-5 * hidden[-1].abs().max()
+        own = model.embeddings.word_embeddings.weight[7]
+        changed = ids.clone()
+        changed[0, 2] = 7
+        assert torch.equal(tower.read(ids, inserts=[Insert(0, 2, own[None])])[0], tower.read(changed)[0])
+    with pytest.raises(InputError, match="from 1"):
+        tower.read(ids, 4)

@@ -7,6 +7,7 @@ published weights load. It is used as it comes: nothing here trains it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.contracts import Frozen
+from ..base.errors import InputError
 from ..layers.attention import attend, split_heads
+from .towers import Insert, inserted
 
 EPSILON = 1e-12  # of every norm
 PADDING = 0  # the token id of what is no text
@@ -105,9 +108,9 @@ class BertEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, recipe.width)  # of a first and of a second text; ours is the first
         self.LayerNorm = nn.LayerNorm(recipe.width, EPSILON)
 
-    def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, C)
+    def forward(self, ids: Tensor, inserts: Sequence[Insert]) -> Tensor:  # (B, L) -> (B, L, C)
         places = self.position_embeddings.weight[: ids.shape[1]] + self.token_type_embeddings.weight[0]
-        return self.LayerNorm(self.word_embeddings(ids) + places)
+        return self.LayerNorm(inserted(self.word_embeddings(ids), inserts) + places)
 
 
 class BertText(nn.Module):
@@ -121,10 +124,22 @@ class BertText(nn.Module):
         self.encoder.layer = nn.ModuleList(BertLayer(recipe) for _ in range(recipe.layers))
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, C)
-        x, mask = self.embeddings(ids), (ids != PADDING)[:, None, None]
-        for layer in self.encoder.layer.children():  # type: ignore[union-attr]
+        return self.read(ids)[0]
+
+    def read(self, ids: Tensor, skip: int = 1, inserts: Sequence[Insert] = ()) -> tuple[Tensor, Tensor]:
+        """(vectors (B, L, C) to attend to, those of the last layer (B, L, C) to pool).
+
+        skip: the n-th layer from the end; 1 is the last one, where both are the same tensor. inserts: vectors that stand in for
+        tokens' own. Raises InputError for a skip beyond the layers there are.
+        """
+        layers = list(self.encoder.layer.children())  # type: ignore[union-attr]
+        if not 1 <= skip <= len(layers):
+            raise InputError(f"a clip skip from 1 (nothing) to {len(layers)}, the layers there are", str(skip))
+        x, mask, seen = self.embeddings(ids, inserts), (ids != PADDING)[:, None, None], []
+        for layer in layers:
             x = layer(x, mask)
-        return x
+            seen.append(x)
+        return seen[-skip], seen[-1]
 
     def pool(self, ids: Tensor, vectors: Tensor, end: int) -> Tensor:
         """The mean over what is no padding, of unit length, as sentence encoders have it. (B, L), (B, L, C) -> (B, C)"""

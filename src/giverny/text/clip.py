@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,6 +20,7 @@ from ..base.errors import InputError
 from ..layers.attention import attend, split_heads
 from .bert import BertText
 from .tokenizer import Tokenizer
+from .towers import Insert, inserted
 
 Activation = Literal["quick_gelu", "gelu"]
 
@@ -133,15 +133,6 @@ class TextEmbeddings(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.01)
 
 
-@dataclass(frozen=True, eq=False)
-class Insert:
-    """Vectors (k, C) that are read in place of the embeddings of k tokens of a row."""
-
-    row: int
-    start: int
-    vectors: Tensor
-
-
 class ClipText(nn.Module):
     """Token ids -> one vector per token after the final norm (what Stable Diffusion's U-Net attends to)."""
 
@@ -165,11 +156,7 @@ class ClipText(nn.Module):
         below = len(self.encoder.layers) + 1 - skip
         if not 1 <= below <= len(self.encoder.layers):
             raise InputError(f"a clip skip from 1 (nothing) to {len(self.encoder.layers)}, the layers there are", str(skip))
-        x = self.embeddings.token_embedding(ids)  # (B, L, C)
-        if inserts:
-            x = x.clone()
-            for insert in inserts:
-                x[insert.row, insert.start : insert.start + len(insert.vectors)] = insert.vectors.to(x)
+        x = inserted(self.embeddings.token_embedding(ids), inserts)  # (B, L, C)
         x = x + self.embeddings.position_embedding.weight[: ids.shape[1]]
         x = self.encoder(x, causal=True, end=below)
         vectors = self.final_layer_norm(x)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from ..base.contracts import Condition, WordSpan
 from .chunks import Chunk, Inversions, empty
-from .clip import ClipTextEncoder, Insert
+from .clip import ClipTextEncoder
 from .prompting import Line, PromptPlan
+from .towers import Insert
 from .weighting import weighted
 
 BATCH = 256  # chunks encoded together
@@ -148,7 +149,7 @@ def _towers(chunks: Sequence[Chunk], encoder: ClipTextEncoder, inversions: Inver
             for place in chunk.placed
             if inversions
         ]
-        ids = torch.tensor([chunk.ids for chunk in part], device=encoder.tower.final_layer_norm.weight.device)
+        ids = torch.tensor([chunk.ids for chunk in part], device=next(encoder.tower.parameters()).device)
         vectors, last = encoder.tower.read(ids, skip, inserts)
         pooled = encoder.pool(ids, last)
         known |= {_key(chunk): (vectors[i], pooled[i]) for i, chunk in enumerate(part)}
