@@ -1,9 +1,9 @@
 """Words inside picture files: where programs put them, and how they are found again.
 
 PNG has text chunks. JPEG and WebP have EXIF: A1111 writes its infotext as UserComment, marked UNICODE and in UTF-16 with the
-high byte first, which is what piexif, its reader, expects; Fooocus the same tag without mark, in the main folder; ComfyUI writes
-"prompt:{...}" and "workflow:{...}" into the camera's make and model. Our JSON goes into MakerNote, the tag for a maker's own
-data, which programs that keep EXIF keep unread.
+high byte first, which is what piexif, its reader, expects; Fooocus the same tag without mark, in the main folder; ComfyUI
+writes "prompt:{...}" and "workflow:{...}" into the camera's make and model. Our JSON goes into MakerNote, the tag for a
+maker's own data, which programs that keep EXIF keep unread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import os
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,12 +73,14 @@ def read_words(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         with Image.open(path) as image:
             comment = image.info.pop("comment", None)
-            words = {name: text for name, text in image.info.items() if isinstance(text, str)}  # what stands before the pixels
+            # What stands before the pixels; of chunks behind them see below.
+            words: dict[str, str] = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
             # Neither pixels cut short nor damaged EXIF may cost the words that are there.
             with contextlib.suppress(Exception):
                 words = {**_of_exif(image.getexif()), **words}
             with contextlib.suppress(Exception):
-                words |= image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
+                if isinstance(image, PngImagePlugin.PngImageFile):
+                    words |= {str(name): str(text) for name, text in image.text.items()}
     except Exception as error:  # as in read_picture
         said = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError("a readable picture file", f"{path}: {said}") from error

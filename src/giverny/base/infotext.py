@@ -47,7 +47,8 @@ SCHEDULE_LABELS = (
     "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps",
     "Simple", "Normal", "DDIM", "Beta", "Trailing", "Leading",
 )  # fmt: skip
-_OTHER_SPELLINGS = {"normal": "Uniform"}  # a spacing of ours whose label is not its name
+# Spacings of ours whose label is not their name; "Automatic" is what A1111 says where a sampler has but one.
+_OTHER_SPELLINGS = {"normal": "Uniform", "timesteps": "Automatic", "time_uniform": "Automatic", "lcm_webui": "Automatic"}
 
 
 class Note(Frozen):

@@ -1,9 +1,9 @@
 """ComfyUI's graphs: what a picture was made with is found by walking back from the sampler.
 
-A file carries two: `prompt`, {node: {class_type, inputs}} where an input is a value or a link [node, output], and `workflow`, the
-same as it is drawn, with a node's values in the order of its widgets. The second is read where the first is missing, for the
-nodes of the usual graph. Nodes are known by the names of their inputs rather than by their own, so that samplers and loaders of
-extensions are found as well. Nothing raises.
+A file carries two: `prompt`, {node: {class_type, inputs}} where an input is a value or a link [node, output], and `workflow`,
+the same as it is drawn, with a node's values in the order of its widgets. The second is read where the first is missing, for
+the nodes of the usual graph. Nodes are known by the names of their inputs rather than by their own, so that samplers and
+loaders of extensions are found as well. Nothing raises.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How other programs than A1111's write down how a picture was made, brought to A1111's keys.
 
-InvokeAI: chunk `invokeai_metadata` (version 3 on), before that `sd-metadata`. NovelAI: chunks Software, Description and Comment;
-its clip skip 2 and ENSD 31337 as A1111 reads them (modules/images.py). Fooocus: JSON where A1111 has its text
+InvokeAI: chunk `invokeai_metadata` (version 3 on), before that `sd-metadata`. NovelAI: chunks Software, Description and
+Comment; its clip skip 2 and ENSD 31337 as A1111 reads them (modules/images.py). Fooocus: JSON where A1111 has its text
 (modules/meta_parser.py). ComfyUI's graphs: `comfy.py`. Values are taken where they are of the type they should be, and
 nothing raises.
 """

@@ -64,7 +64,7 @@ def _wrong(key: str, value: str) -> str:
     if key in _NUMBERS:
         least, most = _NUMBERS[key]
         pattern = r"\d{1,20}" if key in _WHOLE else r"\d{1,6}(\.\d{1,20})?(e-\d\d?)?"
-        right = re.fullmatch(pattern, value, re.ASCII) and least <= float(value) <= most
+        right = bool(re.fullmatch(pattern, value, re.ASCII)) and least <= float(value) <= most
         return "" if right else f"a {'whole ' if key in _WHOLE else ''}number from {least} to {most}"
     if key == "Sampler":
         return "" if known_sampler(value) else "a sampler that is known"
@@ -74,7 +74,7 @@ def _wrong(key: str, value: str) -> str:
         size = read_size(value)
         return "" if size and min(size) >= 1 and max(size) <= 16384 else "a width and height such as 512x512"
     if key in _HASHES:
-        right = re.fullmatch(r"[0-9a-fA-F]{8}|[0-9a-fA-F]{10}|[0-9a-fA-F]{12}|[0-9a-fA-F]{64}", value)
+        right = bool(re.fullmatch(r"[0-9a-fA-F]{8}|[0-9a-fA-F]{10}|[0-9a-fA-F]{12}|[0-9a-fA-F]{64}", value))
         return "" if right else "a hash of 8, 10, 12 or 64 digits (0-9, a-f)"
     if key == "Version":
         return "" if _VERSION.fullmatch(value) else "a version such as v1.8.0"

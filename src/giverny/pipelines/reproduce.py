@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..base.contracts import Painter, Picture, Provenance
+from ..base.errors import InputError
+from ..base.infotext import Parameters
+from .like import Taken, differences
 from .text2image import collect
 from .walk import able
 
@@ -26,3 +29,17 @@ def repaint(painter: Painter, told: Provenance) -> tuple[Picture, dict[str, tupl
         name: (getattr(told, name), getattr(now, name)) for name in COMPARED if getattr(told, name) != getattr(now, name)
     }
     return picture, differing
+
+
+def repaint_like(painter: Painter, parameters: Parameters, taken: Taken) -> tuple[Picture, dict[str, tuple[Any, Any]]]:
+    """The same for a picture of another program: (the picture, {what differs: (as its file says, here)}).
+
+    taken: what the painter follows of `parameters`. Raises InputError where no seed is said, without which nothing is
+    painted again.
+    """
+    if taken.seed is None:
+        raise InputError("a file that says the seed", "one that does not", "`giverny paint --like FILE` takes the rest of it.")
+    request = taken.request()
+    picture = collect(able(painter, [request]), [request])[0]
+    assert picture.provenance is not None
+    return picture, differences(parameters, taken, picture.provenance)
