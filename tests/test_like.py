@@ -1,6 +1,7 @@
 """Other programs' words in picture files, what becomes of settings here, and the commands that use both."""
 
 import json
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -200,8 +201,8 @@ def test_the_texts_of_the_source_become_exact_requests(case):
     made = like(parse_infotext(scanned(*case)), DiffusionKnobs, CAN)
     wanted = {"steps": 70, "sampler": "dpmpp_2m", "spacing": "karras", "guidance": 7.0}
     # What the painter has no knob for is said, not passed over; a knob that is there is set.
-    for knob, value in (("noise", "nv"), ("vae", "vae-ft-mse-840000-ema-pruned.ckpt")):
-        if knob in DiffusionKnobs.model_fields and (knob == "noise" or model != PLAIN):
+    for knob, value in (("noise", "nv"), ("dialect", "a1111"), ("vae", "vae-ft-mse-840000-ema-pruned.ckpt")):
+        if knob in DiffusionKnobs.model_fields and (knob != "vae" or model != PLAIN):
             wanted[knob] = value
     assert made.request() == Request(prompt=words[0], negative=words[1], seed=seed, size=(512, 512), knobs=wanted)
     lacking = {"RNG"} - ({"RNG"} if "noise" in wanted else set()) | (
@@ -252,6 +253,27 @@ def test_a_painter_that_learns_a_knob_follows_its_setting():
 def test_sampler_and_schedule_mean_what_they_meant_in_their_version(line, sampler, spacing):
     made = taken(f"Steps: 5, {line}, Seed: 1")
     assert (made.knobs["sampler"], made.knobs["spacing"]) == (sampler, spacing)
+
+
+@pytest.mark.parametrize(
+    ("more", "dialect"),
+    [("Version: v1.8.0", "a1111"), ("Version: v1.5.1", "a1111-old"), ("Model hash: 45dee52b", "a1111-old"), ("Foo: 1", "a1111"),
+     ("Version: giverny 0.1", None)],
+)  # fmt: skip
+def test_brackets_are_those_of_the_program_that_wrote_them(more, dialect):
+    class Reads(Knobs):
+        dialect: Literal["plain", "a1111", "a1111-old", "comfyui"] = "plain"
+
+    class Cannot(Knobs):
+        steps: int = 1
+
+    text = f"a (b:1.2)\nSteps: 5, Sampler: Euler, Seed: 1, {more}"
+    assert like(parse_infotext(text), Reads).knobs.get("dialect") == dialect
+    assert like(from_comfy(graph()), Reads).knobs["dialect"] == "comfyui"
+    said = [note.problem for note in like(parse_infotext(text), Cannot).notes]
+    assert any("brackets" in problem for problem in said) == (dialect is not None)
+    plain = [note.problem for note in like(parse_infotext(text.replace("(b:1.2)", "b")), Cannot).notes]
+    assert not any("brackets" in problem for problem in plain)
 
 
 def test_samplers_and_numbers_that_are_not_here_are_said():

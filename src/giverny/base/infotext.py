@@ -41,7 +41,8 @@ KEYS = (
 
 SAMPLER_LABELS = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler", "LMS",
-    "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC", "LCM", "DDPM",
+    "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
+    "UniPC bh2", "LCM", "DDPM",
 )  # fmt: skip
 SCHEDULE_LABELS = (
     "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps",
@@ -125,6 +126,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         "Clip skip": clip_skip if clip_skip and clip_skip > 1 else None,
         "ENSD": knobs.get("ensd") or None,
         "RNG": {"cpu": "CPU", "nv": "NV"}.get(provenance.noise),
+        "Eta": knobs.get("eta_ancestral") if knobs.get("eta_ancestral", 1) != 1 else None,
         "Eta DDIM": (knobs.get("eta") or None) if sampler and folded(sampler) == "ddim" else None,
         "Toward": toward and toward.prompt,
         "Toward share": toward and toward.share,

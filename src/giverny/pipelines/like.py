@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from ..base.contracts import Frozen, Knobs, Provenance, Request, Toward, Variation
 from ..base.errors import InputError
-from ..base.infotext import Dialect, Note, Parameters, folded, parameters_of, read_size, split_sampler
+from ..base.infotext import Dialect, Note, Parameters, folded, read_size, split_sampler
 from ..sampling.samplers import sampler_name
 
 
@@ -92,8 +92,8 @@ FOLLOWED: Mapping[str, Rule] = {
     "Hires upscale": Rule("upscale", _number),
     "Hires steps": Rule("upscale_steps", _whole),
     "Hires upscaler": Rule("upscale_in", _enlarged_in),
-    "Emphasis": Rule("emphasis", str.lower),
-    "Eta": Rule("eta", _number),
+    "Emphasis": Rule("emphasis", lambda text: text.lower().replace(" ", "-")),
+    "Eta": Rule("eta_ancestral", _number),
     "Eta DDIM": Rule("eta", _number),
     "Sigma churn": Rule("s_churn", _number),
     "Sigma tmin": Rule("s_tmin", _number),
@@ -114,6 +114,7 @@ _AUTOMATIC = {
     **dict.fromkeys(("dpmpp2msde", "dpmpp2msdeheun", "dpmpp3msde"), ("exponential",)),
 }
 _OWN = {"ddim": ("timesteps", "ddim"), "plms": ("timesteps", "ddim"), "unipc": ("time_uniform",), "lcm": ("lcm_webui",)}
+_PROMPTS = {"a1111": "a1111", "novelai": "a1111", "comfyui": "comfyui"}  # whose syntax a program's prompts have
 _SPACINGS = {"uniform": ("normal",), "normal": ("normal",), "ddim": ("ddim",)}
 
 
@@ -130,6 +131,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
     if parameters.dialect == "a1111" and "RNG" not in parameters.settings and parameters.settings:
         work.follow("RNG", FOLLOWED["RNG"], "GPU")
     work.second_pass(sides)
+    work.syntax(parameters.prompt + parameters.negative)
     return Taken(
         prompt=parameters.prompt,
         negative=parameters.negative,
@@ -232,7 +234,7 @@ class _Work:
         said = self.said.get("Schedule type") or schedule
         wanted = said or ("Automatic" if _version(self.said.get("Version", "")) >= (1, 9) else "Uniform")
         key = "Schedule type" if "Schedule type" in self.said else "Sampler"
-        if folded(label) in _OWN and wanted in ("Automatic", "Uniform"):
+        if folded(label) in _OWN and folded(said or "Automatic") == "automatic":
             choices = _OWN[folded(label)]
         elif folded(wanted) == "automatic":
             choices = _AUTOMATIC.get(folded(label), ("normal",))
@@ -295,6 +297,18 @@ class _Work:
         if how and not how.lower().startswith("latent") and how != "Bicubic" and "upscale_in" in self.knobs:
             self.note("Hires upscaler", "is not here, pixels are enlarged bicubically")
 
+    def syntax(self, words: str) -> None:
+        """Whose brackets prompts have. A1111's numbers in them changed their meaning with 1.6; hashes of 8 digits are older."""
+        program = _PROMPTS.get(self.dialect)
+        if program is None:
+            return
+        old = (0,) < _version(self.said.get("Version", "")) < (1, 6) or len(self.said.get("Model hash", "")) == 8
+        program = "a1111-old" if program == "a1111" and old else program
+        if self.takes("dialect", program):
+            self.set("dialect", "dialect", program)
+        elif any(mark in words for mark in "()[]<>"):
+            self.notes.append(Note(key="", problem="brackets in the prompts are plain text here"))
+
     def variation(self) -> Variation | None:
         if "Variation seed" not in self.said:
             return None
@@ -331,22 +345,3 @@ def _version(text: str) -> tuple[int, ...]:
     """(1, 9, 3) of "v1.9.3", of Forge's "f2.0.1v1.10.1" A1111's part; (0,) where none is said or it is another program's."""
     found = re.search(r"(?:^|v)(\d{1,6}(?:\.\d{1,6})+)", text)
     return tuple(int(part) for part in found[1].split(".")) if found else (0,)
-
-
-def differences(parameters: Parameters, taken: Taken, now: Provenance) -> dict[str, tuple[Any, Any]]:
-    """{what: (as the file says, here)} of what makes the painted picture another than the file's: settings not followed,
-    the model, the program, the device, which no other program writes down."""
-    here = parameters_of(now).settings
-    wanted = {key: parameters.settings.get(key) for key in ("Model", "Model hash", "RNG", "Version")}
-    if parameters.dialect == "a1111":
-        wanted["RNG"] = wanted["RNG"] or "GPU"
-    differing: dict[str, tuple[Any, Any]] = {
-        key: (value or "not said", here.get(key)) for key, value in wanted.items() if value != here.get(key)
-    }
-    if parameters.dialect != "giverny":
-        differing["device"] = ("not said", f"{now.device}, {now.precision}")
-    for note in taken.notes:
-        if note.key and note not in parameters.notes:
-            way = "followed in another way" if note.key in taken.became else "not followed"
-            differing.setdefault(note.key, (parameters.settings.get(note.key, "not said"), way))
-    return differing
