@@ -814,11 +814,11 @@ def test_infotext_is_what_web_interfaces_read():
 def test_a_png_without_readable_provenance_says_so(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
     cases = {
-        "foreign.png": (png_bytes(pixels, {"parameters": "a cat\nSteps: 20"}), "a chunk named 'giverny'"),
+        "foreign.png": (png_bytes(pixels, {"parameters": "a cat\nSteps: 20"}), "words named 'giverny'"),
         "broken.png": (png_bytes(pixels, {"giverny": '{"request": '}), "undamaged"),
         "short.png": (png_bytes(pixels, {"giverny": "{}"}), "undamaged"),
-        "photo.jpg": (saved(Image.fromarray(pixels), "JPEG"), "a chunk named 'giverny'"),
-        "empty.png": (b"", "readable PNG"),
+        "photo.jpg": (saved(Image.fromarray(pixels), "JPEG"), "words named 'giverny'"),
+        "empty.png": (b"", "readable picture"),
     }
     for name, (raw, said) in cases.items():
         (tmp_path / name).write_bytes(raw)
@@ -828,7 +828,7 @@ def test_a_png_without_readable_provenance_says_so(tmp_path):
     with pytest.raises(InputError, match="missing"):
         read_provenance(tmp_path / "missing.png")
     with pytest.raises(InputError, match=r"ends in \.png"):
-        write_picture(tmp_path / "a.jpg", Picture(pixels))
+        write_picture(tmp_path / "a.tiff", Picture(pixels))
 
 
 def test_a_picture_without_provenance_shows_and_saves_itself(tmp_path):

@@ -171,7 +171,7 @@ def test_requests_on_a_way_survive_json_and_tell_web_interfaces():
     )  # fmt: skip
     assert Provenance.model_validate_json(told.model_dump_json()) == told
     line = infotext(told, (8, 8)).splitlines()[-1]
-    wanted = 'Model: m, Variation seed: 9, Variation seed strength: 0.5, Toward: "b, c", Toward share: 0.25, RNG: CPU'
+    wanted = 'Model: m, Variation seed: 9, Variation seed strength: 0.5, RNG: CPU, Toward: "b, c", Toward share: 0.25'
     assert wanted in line
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValidationError):

@@ -1,12 +1,11 @@
 """A picture asked for, a picture made, and how the file of one says where it came from.
 
-PNG files carry two text chunks: `giverny`, the full provenance as JSON, and `parameters`, the infotext that Stable
-Diffusion web interfaces read.
+Files carry two texts: `giverny`, the full provenance as JSON, and `parameters`, the infotext that Stable Diffusion web
+interfaces read (`infotext.py`); where they lie in a file is `embedded.py`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from .embedded import picture_bytes, read_words
 from .errors import InputError
 from .files import atomic_write
 from .images import png_bytes
+from .infotext import infotext as infotext
 from .knobs import Frozen
 
 
@@ -88,6 +88,7 @@ class Provenance(Frozen):
     batch: int  # how many pictures were painted together
     noise: str = "cpu"  # source of random numbers: "cpu" or "nv", and behind a plus the Brownian tree, if there was one
     seconds: float = 0.0  # per picture, of its batch
+    further: dict[str, str] = Field(default_factory=dict)  # more of its infotext, such as "VAE hash" or "Lora hashes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,70 +107,34 @@ class Picture:
         return png_bytes(self.pixels)
 
     def save(self, path: Any) -> None:
-        """Write as PNG (atomic), with provenance in its text chunks."""
+        """Write as PNG, JPEG or WebP, as the name ends (atomic), with provenance in the file."""
         write_picture(path, self)
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Write a PNG (whole or not at all); with provenance, its chunks `parameters` (infotext) and `giverny` (JSON)."""
-    if Path(path).suffix.lower() != ".png":
-        raise InputError("a file name that ends in .png", str(path))
-    text = {}
+    """Write a PNG, JPEG or WebP, as the name ends (whole or not at all); with provenance, its infotext and its JSON.
+
+    PNG and WebP keep every pixel; JPEG is of quality 95. Raises InputError for other endings, and where a JPEG has no
+    room for so many words.
+    """
+    words = {}
     if picture.provenance is not None:
-        text = {
+        words = {
             "parameters": infotext(picture.provenance, picture.size),
             "giverny": picture.provenance.model_dump_json(),
         }
-    atomic_write(path, png_bytes(picture.pixels, text))
-
-
-def infotext(provenance: Provenance, size: tuple[int, int] | None = None) -> str:
-    """What a Stable Diffusion web interface reads back: prompt, negative prompt, and a line of settings.
-
-    size: (width, height) of the picture where the request left it to the model. A setting the painter has no knob for
-    is left out; values with a comma, colon or line break are quoted as JSON.
-    """
-    request, knobs = provenance.request, provenance.knobs
-    shape, toward, variation = size or request.size, request.toward, request.variation
-    settings: dict[str, Any] = {
-        "Steps": knobs.get("steps"),
-        "Sampler": knobs.get("sampler"),
-        "CFG scale": knobs.get("guidance"),
-        "Seed": request.seed,
-        "Size": f"{shape[0]}x{shape[1]}" if shape else None,
-        "Model hash": provenance.fingerprint[:10],
-        "Model": provenance.model,
-        "Variation seed": variation.seed if variation else None,
-        "Variation seed strength": variation.strength if variation else None,
-        "Toward": toward.prompt if toward else None,
-        "Toward share": toward.share if toward else None,
-        "RNG": provenance.noise.partition("+")[0].upper(),
-        "Brownian tree": provenance.noise.partition("+")[2] or None,
-        "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
-    }
-    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value is not None)
-    negative = [f"Negative prompt: {request.negative}"] if request.negative else []
-    return "\n".join([request.prompt, *negative, line])
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+    atomic_write(path, picture_bytes(picture.pixels, Path(path).suffix, words))
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:
-    """Where a PNG that giverny wrote came from. Raises InputError where the file does not tell, or tells nonsense."""
-    try:
-        with Image.open(path) as image:
-            text = image.text.get("giverny") if isinstance(image, PngImagePlugin.PngImageFile) else None
-    except Exception as error:  # as in read_picture
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError("a readable PNG file", f"{path}: {said}") from error
+    """Where a picture that giverny wrote came from. Raises InputError where the file does not tell, or tells nonsense."""
+    text = read_words(path).get("giverny")
     if text is None:
-        remedy = "only PNG files that giverny wrote, and no program has rewritten since, say how they were painted"
-        raise InputError("a PNG with a chunk named 'giverny'", str(path), remedy)
+        remedy = "only files that giverny wrote, and no program has rewritten since, say all about how they were painted"
+        raise InputError("a picture with words named 'giverny' in its file", str(path), remedy)
     try:
         return Provenance.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError("an undamaged 'giverny' chunk", f"{path}: {place} {first['msg']}".strip()) from error
+        raise InputError("undamaged words named 'giverny'", f"{path}: {place} {first['msg']}".strip()) from error

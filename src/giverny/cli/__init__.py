@@ -10,6 +10,7 @@ import click
 COMMANDS = {  # name -> what `giverny --help` says of it
     "paint": "Words become pictures.",
     "walk": "The pictures between prompts, between seeds, or between both.",
+    "read": "What a picture file says of how it was made, whichever program wrote it.",
     "reproduce": "Paint a picture again, and say what differs.",
     "train": "Train a model from a recipe.",
     "measure": "How good a model's pictures are, or those of a folder, beside real ones.",

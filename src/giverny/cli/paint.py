@@ -15,10 +15,17 @@ from .voice import Voice, speaks
 
 
 @click.command("paint")
-@click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
+@click.argument("prompts", nargs=-1, metavar="PROMPT...")
+@click.option(
+    "--like",
+    "file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Take prompt, seed, size, model and settings from this picture's file; what is given beside it wins.",
+)
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
-@click.option("--negative", default="", help="What to move away from.")
+@click.option("--negative", default=None, help="What to move away from.")
 @click.option("--size", default=None, metavar="WxH", help="Pixels, such as 28x28.  [default: the model's own]")
 @click.option("-m", "--model", default=None, help="A name from `giverny models`, or a model folder.")
 @click.option(
@@ -43,9 +50,10 @@ from .voice import Voice, speaks
 @speaks
 def command(
     prompts: tuple[str, ...],
+    file: Path | None,
     count: int,
     seed: int | None,
-    negative: str,
+    negative: str | None,
     size: str | None,
     model: str | None,
     out: Path,
@@ -62,6 +70,7 @@ def command(
     \b
     giverny paint "a red dress" -n 4
     giverny paint "a dress" "a coat" --steps 30 --guidance 2 -o clothes --trace
+    giverny paint --like picture.png --steps 50
     """
     import secrets
 
@@ -69,13 +78,49 @@ def command(
     from ..base.recipe import override
     from ..pipelines.text2image import requests_for
 
+    if not prompts and file is None:
+        raise click.UsageError("Missing argument 'PROMPT...', or --like FILE.")
     wanted_size = parse_size(size) if size else None
     knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
-    painter = open_painter(model or DEFAULT_MODEL, device, precision, backend)
+    painter = open_painter(model or (model_of(file) if file else DEFAULT_MODEL), device, precision, backend)
     first = secrets.randbelow(2**32) if seed is None else seed
-    requests = requests_for(prompts, count, first, negative, wanted_size, knobs)
+    if file is None:
+        requests = requests_for(prompts, count, first, negative or "", wanted_size, knobs)
+    else:
+        pattern = pattern_of(file, painter, voice).request(first)
+        first = pattern.seed if seed is None else seed
+        words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
+        requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
+        parts = {"toward": pattern.toward, "variation": pattern.variation}
+        requests = [request.model_copy(update=parts) for request in requests]
     pictures = paint_into(painter, requests, out, trace, voice)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
+
+
+def model_of(file: Path) -> str:
+    """The model here that a picture's file means; of our own pictures the place it was opened from, if it has no name here."""
+    from ..assembly.matching import match_model, model_meant
+    from ..checkpoints.picture_file import read_parameters
+    from .read import own_words
+
+    parameters, told = read_parameters(file), own_words(file)
+    found = match_model(parameters)
+    if found is None and told is not None:
+        return str(told.model)
+    return found.name if found else model_meant(parameters)
+
+
+def pattern_of(file: Path, painter: Any, voice: Voice) -> Any:
+    """What the painter takes of a file's settings, said aloud with what it does not."""
+    from .read import what_is_taken
+
+    parameters, taken = what_is_taken(file, painter)
+    notes = [note.model_dump() for note in taken.notes]
+    voice.event("like", file=file, dialect=taken.dialect, became=taken.became, knobs=taken.knobs, notes=notes)
+    voice.say(f"like {file} ({parameters.dialect}): {', '.join(taken.became.values())}")
+    for note in taken.notes:
+        voice.say(f"note: {note}")
+    return taken
 
 
 def parse_size(text: str) -> tuple[int, int]:

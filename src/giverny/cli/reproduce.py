@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,17 +17,16 @@ from .voice import Voice, speaks
 @click.option("-o", "out", type=click.Path(path_type=Path), default=None, help="Where to write the new picture.")
 @speaks
 def command(file: Path, model: str | None, out: Path | None, voice: Voice) -> None:
-    """Repaint FILE from its own provenance. Leaves with 0 if every pixel is the same, with 1 if not."""
-    from ..assembly import open_painter
-    from ..base.images import read_picture
-    from ..base.picture import read_provenance
-    from ..base.runtime import threads
-    from ..pipelines.reproduce import repaint
+    """Repaint FILE from its own words. Leaves with 0 if every pixel is the same, with 1 if not.
 
-    told = read_provenance(file)
-    painter = open_painter(model or told.model, told.device, told.precision, told.backend)
-    with threads(told.threads):
-        again, differing = repaint(painter, told)
+    Of a picture of giverny every recorded input is compared. Those of other programs (see `giverny read`) are painted as far
+    as they can be followed here, and all that differs is listed: model, noise, version, settings.
+    """
+    from ..base.images import read_picture
+    from .read import own_words
+
+    told = own_words(file)
+    again, differing = repaint_ours(told, model) if told else repaint_foreign(file, model, voice)
     if out is not None:
         again.save(out)
     before = read_picture(file).astype(int)
@@ -40,6 +40,34 @@ def command(file: Path, model: str | None, out: Path | None, voice: Voice) -> No
     elif count < 0:
         voice.say(f"not the same picture: {before.shape[1]} x {before.shape[0]} then, {again.size[0]} x {again.size[1]} now")
     else:
-        voice.say(f"not the same picture: {count} pixels differ, by at most {most} of 255")
+        lossy = ", as JPEG changes them" if file.suffix.lower() in (".jpg", ".jpeg") else ""
+        voice.say(f"not the same picture: {count} pixels differ, by at most {most} of 255{lossy}")
     voice.event("reproduced", file=file, same=most == 0, pixels=count, most=most, differs=differing)
     sys.exit(0 if most == 0 else 1)
+
+
+def repaint_ours(told: Any, model: str | None) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """(picture, what differs) from the whole provenance of a picture of ours."""
+    from ..assembly import open_painter
+    from ..base.runtime import threads
+    from ..pipelines.reproduce import repaint
+
+    painter = open_painter(model or told.model, told.device, told.precision, told.backend)
+    with threads(told.threads):
+        return repaint(painter, told)
+
+
+def repaint_foreign(file: Path, model: str | None, voice: Voice) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """(picture, what differs) from the words of another program, as far as they can be followed."""
+    from ..assembly import open_painter
+    from ..assembly.matching import model_meant
+    from ..checkpoints.picture_file import read_parameters
+    from ..pipelines.like import like
+    from ..pipelines.reproduce import repaint_like
+
+    parameters = read_parameters(file)
+    painter = open_painter(model or model_meant(parameters))
+    taken = like(parameters, painter.knobs, getattr(painter, "can", frozenset()))
+    for note in taken.notes:
+        voice.say(f"note: {note}")
+    return repaint_like(painter, parameters, taken)

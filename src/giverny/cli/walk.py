@@ -41,7 +41,7 @@ def command(
     way: Any,
     out: Path,
     fps: int,
-    negative: str,
+    negative: str | None,
     size: str | None,
     model: str | None,
     settings: tuple[str, ...],
@@ -74,7 +74,7 @@ def command(
     numbers = walk.read_seeds(seeds) if seeds is not None else [secrets.randbelow(2**32) if seed is None else seed]
     stations = walk.stations_for(prompts, numbers)
     places = walk.places_for(stations, frames, loop)
-    shape = parse_size(size) if size else None
+    shape, negative = parse_size(size) if size else None, negative or ""
     knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
     painter = open_painter(model or DEFAULT_MODEL, device, precision, backend)
     seen: dict[float, Any] = {}

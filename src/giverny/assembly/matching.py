@@ -1,0 +1,60 @@
+"""Which of the models here a picture's file means: by hash, else by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ..base.errors import InputError
+from ..base.infotext import Parameters
+from ..checkpoints.native import Card, read_card
+from .opening import models
+
+_ENDINGS = (".safetensors", ".ckpt", ".pt")
+
+
+class Match(NamedTuple):
+    """A model that can be opened by name."""
+
+    name: str
+    by: Literal["hash", "name"]
+
+
+def identities(card: Card) -> Iterator[str]:
+    """Every hash a model answers to: its fingerprint, and the SHA-256 of each of its files. What is longer than what a file
+    says counts by its beginning (A1111 writes 10 digits)."""
+    yield card.fingerprint
+    yield from card.files.values()
+
+
+def match_model(parameters: Parameters, known: Mapping[str, Path] | None = None) -> Match | None:
+    """The model here that a file means. known: {name: folder}, those that can be opened by name by default.
+
+    A hash counts before the name, from 10 digits on: A1111's old ones of 8 are of a part of the file. Of the name neither
+    the folder nor the ending nor capitals count. None where no model here is meant.
+    """
+    places = models() if known is None else known
+    hashed = parameters.settings.get("Model hash", "").lower()
+    if len(hashed) >= 10:
+        for name, folder in places.items():
+            if any(whole.lower().startswith(hashed) for whole in identities(read_card(folder))):
+                return Match(name, "hash")
+    wanted = _bare(parameters.settings.get("Model", ""))
+    return next((Match(name, "name") for name in places if _bare(name) == wanted), None)
+
+
+def model_meant(parameters: Parameters) -> str:
+    """The name to open the model by. Raises InputError where none here is meant."""
+    found = match_model(parameters)
+    if found is None:
+        said = " ".join(filter(None, (parameters.settings.get("Model"), parameters.settings.get("Model hash"))))
+        remedy = "Paint with another one by -m MODEL; `giverny models` lists them."
+        raise InputError("a model that is here", f"{said or 'a file that names none'}, which is not", remedy)
+    return found.name
+
+
+def _bare(name: str) -> str:
+    """Of "SD/v1-5-pruned-emaonly.safetensors" it is "v1-5-pruned-emaonly"."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1].lower()
+    return next((last.removesuffix(end) for end in _ENDINGS if last.endswith(end)), last)
