@@ -53,7 +53,7 @@ class Bench:
         else:
             checked: Any = load_recipe(str(cell.recipe), cell.overrides, cell.preset)
             kind, own = family(checked.family), getattr(checked, "knobs", {})
-            told = checked.model_dump(mode="json", exclude={"budget", "title", "prompts", "licence"})
+            told = checked.model_dump(mode="json", exclude={"budget", "title", "prompts", "licence", "knobs"})
             model = {"recipe": told, "data": self._source(checked.data.source).fingerprint, "giverny": version("giverny")}
         settled = check(kind.knobs, {**own, **knobs}, "knobs").model_dump(mode="json")
         return Settled(model, settled, {name: self._instrument_of(name) for name in self.recipe.measure})
