@@ -39,10 +39,17 @@ def _fraction(x: float, alpha: float, beta: float) -> float:
 
 
 def beta_quantile(share: float, alpha: float, beta: float) -> float:
-    """Where `share` (0 to 1) of the distribution ends: the inverse of `beta_cdf`, by Newton's method kept inside a bracket."""
+    """Where `share` (0 to 1) of the distribution ends: the inverse of `beta_cdf`."""
     if share <= 0 or share >= 1:
         return float(share >= 1)
-    low, high, x = 0.0, 1.0, 0.5
+    if share > beta_cdf(0.5, alpha, beta):  # from the other side, where places near the end have all their digits
+        return 1 - _lower_quantile(1 - share, beta, alpha)
+    return _lower_quantile(share, alpha, beta)
+
+
+def _lower_quantile(share: float, alpha: float, beta: float) -> float:
+    """A quantile of the lower half, by Newton's method kept inside a bracket."""
+    low, high, x = 0.0, 0.5, 0.25
     for _ in range(200):
         miss = beta_cdf(x, alpha, beta) - share
         low, high = (x, high) if miss < 0 else (low, x)
