@@ -1,4 +1,4 @@
-"""Pictures from pictures: whole, under a mask, around a mask; against diffusers; and that nothing spoilt is called a picture."""
+"""Pictures from pictures: whole, under a mask, around one; against diffusers; and that nothing spoilt is called a picture."""
 
 import io
 import random

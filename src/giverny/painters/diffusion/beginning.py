@@ -1,8 +1,9 @@
 """Where pictures begin that do not begin as noise alone: another picture, noised part of the way, all of it or under a mask.
 
-Noising a picture and denoising it again is SDEdit (Meng et al. 2021, arXiv 2108.01073). Under a mask, what is not painted is put
-back at every step, noised to that step's level with one noise all along (blended diffusion, Avrahami et al. 2022, arXiv
-2111.14818, in latents), as in diffusers' inpainting; networks that see mask and picture beside the sample do without it.
+Noising a picture and denoising it again is SDEdit (Meng et al. 2021, arXiv 2108.01073). Under a mask, what is not painted is
+put back at every step, noised to that step's level with one noise all along (blended diffusion, Avrahami et al. 2022, arXiv
+2111.14818, in latents), as in diffusers' inpainting (whose
+first sample at strength 1 is noise outside the mask too); networks that see mask and picture beside the sample do without it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Beginning:
     empty: bool  # whether nothing of the picture is left under the mask
 
     def noised(self, level: NoiseLevel, noise: Tensor) -> Tensor:
-        """The sample at a level. noise: unit noise (B, z, h, w). Where nothing is left of the picture, noise takes its place."""
+        """The sample at a level. noise: unit noise (B, z, h, w). Where nothing is left of the picture, noise is."""
         x = self._at(level, noise)
         if not self.empty or self.mask is None:
             return x
