@@ -2,8 +2,8 @@
 
 Noising a picture and denoising it again is SDEdit (Meng et al. 2021, arXiv 2108.01073). Under a mask, what is not painted is
 put back at every step, noised to that step's level with one noise all along (blended diffusion, Avrahami et al. 2022, arXiv
-2111.14818, in latents), as in diffusers' inpainting (whose
-first sample at strength 1 is noise outside the mask too); networks that see mask and picture beside the sample do without it.
+2111.14818, in latents), as in diffusers' inpainting, whose first sample at strength 1 is noise outside the mask too. Networks
+that see mask and picture beside the sample do without it.
 """
 
 from __future__ import annotations
