@@ -35,6 +35,7 @@ from .learning import Workshop as Workshop
 from .picture import Picture as Picture
 from .picture import Provenance as Provenance
 from .picture import Request as Request
+from .picture import Start as Start
 from .picture import Toward as Toward
 from .picture import Variation as Variation
 

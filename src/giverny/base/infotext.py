@@ -133,6 +133,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         "Toward": toward and toward.prompt,
         "Toward share": toward and toward.share,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
+        **_start(provenance),
         **_second_pass(knobs),
         **provenance.further,
     }
@@ -156,6 +157,19 @@ def _second_pass(knobs: Mapping[str, Any]) -> dict[str, Any]:
         "Hires upscale": knobs["upscale"],
         "Hires steps": knobs.get("upscale_steps") or None,
         "Hires upscaler": how.get(knobs.get("upscale_in", "")),
+    }
+
+
+def _start(provenance: Provenance) -> dict[str, Any]:
+    """What the picture started from, in the words for image-to-image and inpainting; empty where it was noise alone."""
+    start = provenance.request.start
+    if start is None:
+        return {}
+    masked = {"original": "original", "noise": "latent noise"}[start.fill] if start.mask is not None else None
+    return {
+        "Denoising strength": start.strength,
+        "Masked content": masked,
+        "Inpaint area": "Only masked" if start.box is not None else None,
     }
 
 

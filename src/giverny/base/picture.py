@@ -21,6 +21,7 @@ from .files import atomic_write
 from .images import png_bytes
 from .infotext import infotext as infotext
 from .knobs import Frozen
+from .start import Start as Start
 
 
 class Toward(Frozen):
@@ -46,7 +47,7 @@ class Variation(Frozen):
     strength: float = Field(ge=0, le=1, description="0 the request's own seed, 1 the other; both to the bit")
 
 
-_OPTIONAL = ("toward", "variation")  # fields of a request that not every painter understands
+_OPTIONAL = ("toward", "variation", "start")  # fields of a request that not every painter understands
 
 
 class Request(Frozen):
@@ -60,6 +61,7 @@ class Request(Frozen):
     id: str = Field("", description="echoed in events; chosen by the caller")
     toward: Toward | None = Field(None, description="another prompt, part of the way")
     variation: Variation | None = Field(None, description="another seed, part of the way")
+    start: Start | None = Field(None, description="a picture to start from, whole or under a mask")
 
     @property
     def asks(self) -> frozenset[str]:

@@ -23,6 +23,14 @@ from .voice import Voice, speaks
     default=None,
     help="Take prompt, seed, size, model and settings from this picture's file; what is given beside it wins.",
 )
+@click.option(
+    "--from", "origin", type=click.Path(path_type=Path), default=None, help="Start from this picture, not from noise."
+)
+@click.option("--strength", type=float, default=None, help="With --from: 0 the picture as it is, 1 painted anew.  [0.6]")
+@click.option("--mask", default=None, metavar="FILE|alpha", help="With --from: white is painted; alpha: what is transparent.")
+@click.option("--fill", type=click.Choice(["original", "noise"]), default=None, help="What is under the mask at first.")
+@click.option("--only-masked", is_flag=True, help="Paint around the mask alone, at the whole size, and paste it back.")
+@click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), default=None, help="How the picture comes to the size.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
 @click.option("--negative", default=None, help="What to move away from.")
@@ -51,6 +59,12 @@ from .voice import Voice, speaks
 def command(
     prompts: tuple[str, ...],
     file: Path | None,
+    origin: Path | None,
+    strength: float | None,
+    mask: str | None,
+    fill: str | None,
+    only_masked: bool,
+    fit: str | None,
     count: int,
     seed: int | None,
     negative: str | None,
@@ -71,6 +85,8 @@ def command(
     giverny paint "a red dress" -n 4
     giverny paint "a dress" "a coat" --steps 30 --guidance 2 -o clothes --trace
     giverny paint --like picture.png --steps 50
+    giverny paint "a blue dress" --from dress.png --strength 0.5
+    giverny paint "a blue dress" --from dress.png --mask mask.png --only-masked
     """
     import secrets
 
@@ -93,8 +109,28 @@ def command(
         requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
         parts = {"toward": pattern.toward, "variation": pattern.variation}
         requests = [request.model_copy(update=parts) for request in requests]
+    over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
+    requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
     pictures = paint_into(painter, requests, out, trace, voice)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
+
+
+def begun_from(origin: Path | None, over: dict[str, Any], painter: Any, requests: list[Any]) -> list[Any]:
+    """The requests, begun with a picture where one is named. over: what was said of it, by the names of the flags."""
+    from ..pipelines.image2image import only_masked, start_from
+
+    if origin is None:
+        if over:
+            flags = ", ".join("--" + name.replace("_", "-") for name in over)
+            raise click.UsageError(f"{flags}: wants a picture with --from.")
+        return requests
+    around = over.pop("only_masked", False)
+    if over.get("mask", "alpha") != "alpha":
+        over["mask"] = Path(over["mask"])
+    start = start_from(origin, **over)
+    if around:
+        start = only_masked(start, requests[0].size or painter.size)
+    return [request.model_copy(update={"start": start}) for request in requests]
 
 
 def model_of(file: Path) -> str:
@@ -138,6 +174,7 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
 
     from ..base.contracts import Done
     from ..base.errors import InputError
+    from ..pipelines.image2image import paint_over
     from ..pipelines.text2image import contact_sheet, evolution
 
     out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +182,7 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     files = {r.id: out / f"{first + i:05d}.png" for i, r in enumerate(requests)}
     done: dict[str, Any] = {}
     failed: list[str] = []
-    with closing(outcomes(painter.paint(requests, trace=trace), len(requests), "painting", voice, files)) as events:
+    with closing(outcomes(paint_over(painter, requests, trace=trace), len(requests), "painting", voice, files)) as events:
         for event in events:
             if isinstance(event, Done):
                 done[event.id] = event.artifact

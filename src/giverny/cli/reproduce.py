@@ -26,7 +26,7 @@ def command(file: Path, model: str | None, out: Path | None, voice: Voice) -> No
     from .read import own_words
 
     told = own_words(file)
-    again, differing = repaint_ours(told, model) if told else repaint_foreign(file, model, voice)
+    again, differing = repaint_ours(file, told, model) if told else repaint_foreign(file, model, voice)
     if out is not None:
         again.save(out)
     before = read_picture(file).astype(int)
@@ -46,12 +46,14 @@ def command(file: Path, model: str | None, out: Path | None, voice: Voice) -> No
     sys.exit(0 if most == 0 else 1)
 
 
-def repaint_ours(told: Any, model: str | None) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+def repaint_ours(file: Path, told: Any, model: str | None) -> tuple[Any, dict[str, tuple[Any, Any]]]:
     """(picture, what differs) from the whole provenance of a picture of ours."""
     from ..assembly import open_painter
     from ..base.runtime import threads
+    from ..pipelines.image2image import found_again
     from ..pipelines.reproduce import repaint
 
+    told = found_again(told, file)
     painter = open_painter(model or told.model, told.device, told.precision, told.backend)
     with threads(told.threads):
         return repaint(painter, told)

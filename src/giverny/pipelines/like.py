@@ -152,6 +152,8 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
     request = told.request
     lost = [Note(key=name, problem="not a knob of this painter") for name in told.knobs if name not in parts]
     lost += [Note(key=name, problem="not followed by this painter") for name in sorted(request.asks - can)]
+    if request.start is not None and "start" in can:
+        lost.append(Note(key="start", problem=f"began with {request.start.picture.name}", suggestion="give it with --from"))
     return Taken(
         prompt=request.prompt,
         negative=request.negative,

@@ -7,9 +7,9 @@ from typing import Any
 from ..base.contracts import Painter, Picture, Provenance
 from ..base.errors import InputError
 from ..base.infotext import Parameters, parameters_of
+from .image2image import paint_over
 from .like import Taken
 from .text2image import collect
-from .walk import able
 
 COMPARED = ("fingerprint", "versions", "device", "precision", "backend", "threads", "batch", "noise", "knobs")
 
@@ -22,7 +22,7 @@ def repaint(painter: Painter, told: Provenance) -> tuple[Picture, dict[str, tupl
     """
     request = told.request.model_copy(update={"knobs": dict(told.knobs)})
     batch = [request.model_copy(update={"id": str(i)}) for i in range(told.batch)]
-    picture = collect(able(painter, batch), batch)[0]
+    picture = collect(paint_over(painter, batch), batch)[0]
     now = picture.provenance
     assert now is not None
     differing = {
@@ -40,7 +40,7 @@ def repaint_like(painter: Painter, parameters: Parameters, taken: Taken) -> tupl
     if taken.seed is None:
         raise InputError("a file that says the seed", "one that does not", "`giverny paint --like FILE` takes the rest of it.")
     request = taken.request()
-    picture = collect(able(painter, [request]), [request])[0]
+    picture = collect(paint_over(painter, [request]), [request])[0]
     assert picture.provenance is not None
     return picture, differences(parameters, taken, picture.provenance)
 

@@ -107,7 +107,9 @@ def requests_along(
     return requests
 
 
-def able(painter: Painter, requests: Sequence[Request]) -> Generator[Event, None, None]:
+def able(
+    painter: Painter, requests: Sequence[Request], previews: bool = False, trace: bool = False
+) -> Generator[Event, None, None]:
     """Paint. A request that asks for more than the painter follows fails, and is not painted as if it asked for less."""
     can: frozenset[str] = getattr(painter, "can", frozenset())
     for request in requests:
@@ -115,7 +117,7 @@ def able(painter: Painter, requests: Sequence[Request]) -> Generator[Event, None
             lacking = " and ".join(sorted(request.asks - can))
             error = InputError(f"a family that follows {lacking!r} of a request", f"{painter.family}, which does not")
             yield Failed(request.id, str(error))
-    yield from painter.paint([request for request in requests if request.asks <= can])
+    yield from painter.paint([request for request in requests if request.asks <= can], previews, trace)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

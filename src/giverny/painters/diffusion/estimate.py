@@ -14,6 +14,7 @@ from ...denoisers.precondition import DiscreteDenoiser, Moment
 from ...steering.clip_guidance import Guide, clip_guided
 from ...steering.contrast import Origin, thresholded
 from ...steering.guidance import guided
+from .beginning import Beside
 from .guides import cuts_of, words_of
 from .knobs import DiffusionKnobs
 from .recipe import Parts
@@ -33,12 +34,13 @@ def estimates(
     plans: Plans,
     requests: Sequence[Request],
     guide: Guide | None = None,
+    beside: Tensor | None = None,
 ) -> Maker:
     """A maker of estimates for these pictures: called with the steps of a run, and those of the run before over the same
     pictures where there is one.
 
     plans: what the denoiser is told, see `told`; denoise: what is asked where no gradient is wanted; guide: for
-    knobs.clip_guidance above 0.
+    knobs.clip_guidance above 0; beside: (B, K, h, w), channels that the network sees beside the sample.
     """
     interval = knobs.guidance_from, knobs.guidance_to
     steer: Callable[[Estimate], Estimate] | None = None
@@ -51,6 +53,8 @@ def estimates(
         decode = partial(_decoded, parts)
         strength = knobs.clip_guidance * weights
         steer = partial(clip_guided, decode=decode, guide=guide, wanted=wanted, strength=strength, interval=interval, cuts=cuts)
+    if beside is not None:
+        denoise = Beside(denoise, beside)
 
     def made(total: int, before: int | None = None) -> Estimate:
         estimate = guided(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,11 +27,13 @@ from ...base.contracts import (
     Failed,
     Knobs,
     Levels,
+    NoiseLevel,
     Picture,
     Progress,
     Provenance,
     Request,
     Sampler,
+    Start,
     Started,
 )
 from ...base.errors import InputError
@@ -45,10 +48,13 @@ from ...sampling.schedules import levels
 from ...steering.between import between
 from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
+from .beginning import PURE, Beginning, beginning, run_over
 from .estimate import estimates
+from .guard import exactly, in_float32, quiet, sound
 from .guides import ClipGuide
 from .knobs import DiffusionKnobs
 from .recipe import Parts
+from .run import Run
 from .second_pass import enlarged, final_size, last_steps
 from .told import Prompts, steady
 
@@ -61,7 +67,7 @@ class DiffusionPainter:
 
     family = "diffusion"
     knobs: type[Knobs] = DiffusionKnobs
-    can = frozenset({"toward", "variation"})
+    can = frozenset({"toward", "variation", "start"})
 
     def __init__(
         self,
@@ -111,6 +117,12 @@ class DiffusionPainter:
             raise InputError(f"sides of at most {MOST} in the end", given, f"upscale can be {MOST / max(size):.4g} here")
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
+        if request.start is not None:
+            _, mask = request.start.at(size)
+            self.levels_from(knobs, request.start)
+            if mask is not None and knobs.upscale > 1:
+                remedy = "Give the whole picture a second pass in a request of its own."
+                raise InputError("a mask or a second pass", "a mask, and upscale above 1", remedy)
         Prompts(self.parts, knobs, [request])  # says what of a prompt this model cannot do
         return knobs, size
 
@@ -131,7 +143,9 @@ class DiffusionPainter:
             except InputError as error:
                 yield Failed(request.id, str(error))
                 continue
-            shape = Prompts(self.parts, knobs, [request]).shape
+            start = request.start
+            begins = None if start is None else (start.strength, start.mask is None, start.fill, start.program)
+            shape = Prompts(self.parts, knobs, [request]).shape, begins
             groups.setdefault((knobs, size, shape), []).append(request)
         for (knobs, size, _), group in groups.items():
             for first in range(0, len(group), BATCH):
@@ -146,9 +160,11 @@ class DiffusionPainter:
         except InputError as error:
             yield from (Failed(request.id, str(error)) for request in requests)
             return
-        spread = self.levels(knobs)
-        again = last_steps(spread, knobs.upscale_strength) if knobs.upscale > 1 else None
-        total = spread.steps + (again.steps if again else 0)
+        starts = [request.start for request in requests if request.start is not None]  # of all, or of none
+        spread, whole = self.levels_from(knobs, requests[0].start), self.levels(knobs)
+        again = last_steps(whole, knobs.upscale_strength) if knobs.upscale > 1 else None
+        before = spread.steps if spread else 0
+        total = before + (again.steps if again else 0)
         for request in requests:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
@@ -157,30 +173,44 @@ class DiffusionPainter:
             plans = steady(knobs, *self._conditions(requests))
         else:
             plans = prompts.plans(self.device, self.precision)
-        make = estimates(self.parts, self.denoise, knobs, plans, prompts.spoken, guide)
+        begun = self._beginning(starts, size) if starts else None
+        make = estimates(self.parts, self.denoise, knobs, plans, prompts.spoken, guide, begun.channels if begun else None)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
         noise = self._noise(streams, size, knobs)
-        start = noise.initial(spread[0], full=self.spacing(knobs) in UNIT_START)
-        kept = [self._pixels(start)] if trace else None  # (B, H, W, 3) per moment: the sample itself, noise first
-        x = yield from self._run(sampler(make(spread.steps), start, spread, noise), requests, 0, total, previews, kept)
-        if knobs.upscale > 1:
+        run = Run(requests, total, previews, trace)
+        if begun is None:
+            x = noise.initial(whole[0], full=self.spacing(knobs) in UNIT_START)
+            keep = None
+        else:
+            drawn = noise.initial(PURE)
+            yield from run.lose(~sound(begun.clean), "encoding the picture to start from")
+            x = quiet(begun.noised(spread[0], drawn) if spread else begun.clean)
+            keep = partial(begun.kept, noise=drawn) if begun.keeps else None
+        run.note(self._pixels, x)
+        if spread is not None:
+            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, 0, keep)
+        if knobs.upscale > 1 and run.going:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
             if again is not None:
                 noise = self._noise(streams, larger, knobs)  # the same streams, further on
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
-                if kept is not None:
-                    kept.append(self._pixels(x))
-                walk = sampler(make(again.steps, spread.steps), x, again, noise)
-                x = yield from self._run(walk, requests, spread.steps, total, previews, kept)
-        pixels = self._pixels(x, codec)
+                run.note(self._pixels, x)
+                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before)
+        if not run.going:
+            return
+        made = self._decoded(x, codec)
+        yield from run.lose(~sound(made), "decoding")
+        pixels = to_pixels(quiet(made))
+        if begun is not None:
+            pixels = begun.pasted(pixels)
         seconds = (time.perf_counter() - began) / len(requests)
-        for i, request in enumerate(requests):
+        for i, request in run.left():
             origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds)
             final = (pixels.shape[2], pixels.shape[1])
-            moments = (k[i] for k in kept or ())
+            moments = (k[i] for k in run.moments)
             # All moments are as large as the picture, so that they can be shown beside or after each other.
             frames = tuple(m if m.shape == pixels[i].shape else resize(m, final, Filter.NEAREST) for m in moments)
             yield Done(request.id, Picture(pixels[i], origin, frames))
@@ -188,24 +218,45 @@ class DiffusionPainter:
     def _run(
         self,
         walk: Walk,
-        requests: Sequence[Request],
+        run: Run,
         told: int,  # steps of earlier runs over these pictures
-        total: int,
-        previews: bool,
-        kept: list[np.ndarray] | None,  # takes the sample after each step
+        keep: Callable[[Tensor, NoiseLevel], Tensor] | None = None,  # what a sample is changed to after each step
     ) -> Generator[Event, None, Tensor]:
-        """Pull a sampler to its end, telling of each step; returns the final sample."""
+        """Pull a sampler to its end, telling of each step; returns the final sample, zeros where a picture was lost."""
+        edited: Tensor | None = None
         while True:
             try:
-                step = next(walk)
+                step = walk.send(edited)
             except StopIteration as end:
                 final: Tensor = end.value
                 return final
-            if kept is not None:
-                kept.append(self._pixels(step.x))
-            shown = self._pixels(step.clean) if previews else None
-            for i, request in enumerate(requests):
-                yield Progress(request.id, told + step.index + 1, total, shown[i] if shown is not None else None)
+            yield from run.lose(~sound(step.x), f"the denoiser at step {told + step.index + 1} of {run.total}")
+            if not run.going:
+                return step.x
+            edited = keep(step.x, step.level) if keep is not None else None
+            if run.lost:
+                edited = quiet(step.x if edited is None else edited)
+            run.note(self._pixels, step.x if edited is None else edited)
+            shown = self._pixels(step.clean) if run.previews else None
+            for i, request in run.left():
+                yield Progress(request.id, told + step.index + 1, run.total, shown[i] if shown is not None else None)
+
+    def _beginning(self, starts: Sequence[Start], size: tuple[int, int]) -> Beginning:
+        fine = torch.promote_types(self.precision, torch.float32)
+
+        def encode(pixels: Tensor) -> Tensor:
+            seen = pixels.to(self.device, fine)
+            return exactly(lambda codec, x: codec.encode(x), self.codec, seen, self.precision, self._finer)
+
+        looks = self.parts.recipe.denoiser.in_channels == 2 * self.codec.channels + 1
+        made = beginning(starts, size, self.parts.recipe.picture_channels, looks, encode)
+        return made if made.channels is None else replace(made, channels=made.channels.to(self.precision))
+
+    def levels_from(self, knobs: DiffusionKnobs, start: Start | None) -> Levels | None:
+        """The levels that are painted through: all, or the last of them from a picture; None where that is no step."""
+        if start is None:
+            return self.levels(knobs)
+        return run_over(lambda steps: self.levels(knobs.model_copy(update={"steps": steps})), knobs.steps, start)
 
     def _noise(self, streams: PictureStreams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
         shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
@@ -240,10 +291,16 @@ class DiffusionPainter:
         here, negative, *there = told.split([len(requests)] * (3 if ends else 2))
         return (between(here, there[0], toward) if there else here), negative
 
-    def _pixels(self, latents: Tensor, codec: Codec | None = None) -> np.ndarray:
-        """Latents (B, z, h, w) -> uint8 (B, H, W, 3). codec: what decodes, where it is not the painter's own."""
-        with torch.inference_mode():
-            return to_pixels((codec or self.codec).decode(latents.to(self.precision)).float())
+    def _pixels(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, z, h, w) on the way -> uint8 (B, H, W, 3); grey where they are no numbers."""
+        return to_pixels(quiet(self._decoded(quiet(latents), self.codec)))
+
+    def _decoded(self, latents: Tensor, codec: Codec) -> Tensor:
+        """Latents (B, z, h, w) -> (B, C, H, W), about [-1, 1], once more in float32 where a coarser format overflows."""
+        return exactly(lambda by, x: by.decode(x), codec, latents, self.precision, self._finer)
+
+    def _finer(self) -> Codec:
+        return in_float32(self.parts.codec)
 
     def _codec_within(self, memory: int, size: tuple[int, int], rows: int) -> Codec:
         """What decodes so many pictures of this size in so many MiB (0: as many as it takes). Raises InputError."""
@@ -257,7 +314,7 @@ class DiffusionPainter:
         self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, noise: str, seconds: float
     ) -> Provenance:
         return Provenance(
-            request=request.model_copy(update={"size": size}),
+            request=request.model_copy(update={"size": size, "start": request.start and request.start.left}),
             knobs=knobs.model_dump(),
             painter=self.family,
             model=self.name,
