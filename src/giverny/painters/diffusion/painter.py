@@ -45,6 +45,8 @@ from ...sampling.schedules import levels
 from ...steering.between import between
 from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
+from .adapters import Adapters, Worn
+from .backends import choose_backend
 from .estimate import estimates
 from .guides import ClipGuide
 from .knobs import DiffusionKnobs
@@ -83,6 +85,8 @@ class DiffusionPainter:
         self.backend = backend_name if backend is not None else "plain"
         self.codec = packed_codec(parts.codec) if self.backend == "packed" else parts.codec
         self.clips = clips
+        self.further: Mapping[str, str] = {}  # more of every picture's infotext
+        self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
@@ -111,7 +115,7 @@ class DiffusionPainter:
             raise InputError(f"sides of at most {MOST} in the end", given, f"upscale can be {MOST / max(size):.4g} here")
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
-        Prompts(self.parts, knobs, [request])  # says what of a prompt this model cannot do
+        self.adapters.check(self._prompts(self.parts, knobs, [request]).calls)  # says what of a prompt this model cannot do
         return knobs, size
 
     def guide(self, model: str = "") -> Guide:
@@ -131,7 +135,7 @@ class DiffusionPainter:
             except InputError as error:
                 yield Failed(request.id, str(error))
                 continue
-            shape = Prompts(self.parts, knobs, [request]).shape
+            shape = self._prompts(self.parts, knobs, [request]).shape
             groups.setdefault((knobs, size, shape), []).append(request)
         for (knobs, size, _), group in groups.items():
             for first in range(0, len(group), BATCH):
@@ -143,6 +147,12 @@ class DiffusionPainter:
         began = time.perf_counter()
         try:
             codec = self._codec_within(knobs.decode_memory, final_size(size, knobs.upscale, self.parts.step), len(requests))
+            prompts = self._prompts(self.parts, knobs, requests)
+            worn = Worn(self.parts, self.denoise)
+            if prompts.calls:
+                worn = self.adapters.worn(prompts.calls)
+                prompts = self._prompts(worn.parts, knobs, requests)
+            further = [{**self.further, **self.adapters.infotext(prompts.calls, words)} for words in prompts.inverted]
         except InputError as error:
             yield from (Failed(request.id, str(error)) for request in requests)
             return
@@ -152,12 +162,11 @@ class DiffusionPainter:
         for request in requests:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
-        prompts = Prompts(self.parts, knobs, requests)
         if prompts.plain:
             plans = steady(knobs, *self._conditions(requests))
         else:
             plans = prompts.plans(self.device, self.precision)
-        make = estimates(self.parts, self.denoise, knobs, plans, prompts.spoken, guide)
+        make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
@@ -178,7 +187,7 @@ class DiffusionPainter:
         pixels = self._pixels(x, codec)
         seconds = (time.perf_counter() - began) / len(requests)
         for i, request in enumerate(requests):
-            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds)
+            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds, further[i])
             final = (pixels.shape[2], pixels.shape[1])
             moments = (k[i] for k in kept or ())
             # All moments are as large as the picture, so that they can be shown beside or after each other.
@@ -206,6 +215,17 @@ class DiffusionPainter:
             shown = self._pixels(step.clean) if previews else None
             for i, request in enumerate(requests):
                 yield Progress(request.id, told + step.index + 1, total, shown[i] if shown is not None else None)
+
+    def _prompts(self, parts: Parts, knobs: DiffusionKnobs, requests: Sequence[Request]) -> Prompts:
+        """The prompts over these parts, with the textual inversions they name; a plain prompt has words alone."""
+        ends = [r.toward.prompt for r in requests if r.toward]
+        texts = [*(r.prompt for r in requests), *(r.negative for r in requests), *ends]
+        return Prompts(parts, knobs, requests, None if knobs.dialect == "plain" else self.adapters.inversions(texts))
+
+    def _form(self, parts: Parts) -> Denoise:
+        """The denoiser of parts, in this painter's form."""
+        faster = choose_backend(parts, self.backend, self.device, self.precision)
+        return faster[0] if faster else parts.denoiser
 
     def _noise(self, streams: PictureStreams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
         shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
@@ -254,7 +274,14 @@ class DiffusionPainter:
         return fitting(self.codec, latents, memory * 2**20)
 
     def _provenance(
-        self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, noise: str, seconds: float
+        self,
+        request: Request,
+        knobs: DiffusionKnobs,
+        size: tuple[int, int],
+        batch: int,
+        noise: str,
+        seconds: float,
+        further: dict[str, str],
     ) -> Provenance:
         return Provenance(
             request=request.model_copy(update={"size": size}),
@@ -270,4 +297,5 @@ class DiffusionPainter:
             batch=batch,
             noise=noise,
             seconds=round(seconds, 4),
+            further=further,
         )
