@@ -22,10 +22,12 @@ class Match(NamedTuple):
 
 
 def identities(card: Card) -> Iterator[str]:
-    """Every hash a model answers to: its fingerprint, and the SHA-256 of each of its files. What is longer than what a file
-    says counts by its beginning (A1111 writes 10 digits)."""
+    """Every hash a model answers to: its fingerprint, and the SHA-256 of each of its files and of what a published one is read
+    from. What is longer than what a file says counts by its beginning (A1111 writes 10 digits)."""
     yield card.fingerprint
     yield from card.files.values()
+    if "model" in card.links:
+        yield card.links["model"].sha256
 
 
 def match_model(parameters: Parameters, known: Mapping[str, Path] | None = None) -> Match | None:

@@ -115,7 +115,7 @@ def open_painter(
         from ..painters.diffusion.family import open_published
 
         place = pick_device(device)
-        return open_published(path, place, pick_precision(place, precision), backend, reading)
+        return _lent(open_published(path, place, pick_precision(place, precision), backend, reading))
     folder = find_model(model)
     card = read_card(folder)
     if card.family in judges():
@@ -124,6 +124,15 @@ def open_painter(
     painter: Any = family(card.family).open(folder, card, place, pick_precision(place, precision), backend)
     if hasattr(painter, "clips"):  # a painter that a CLIP may lead: whose, one of its knobs says by name
         painter.clips = lambda name: open_clip(name or folder, str(place))
+    return _lent(painter)
+
+
+def _lent(painter: Any) -> Painter:
+    """A painter that follows adapters finds them by name."""
+    from .adapters import embeddings, find_lora
+
+    if hasattr(painter, "adapters"):
+        painter.adapters.lora, painter.adapters.words = find_lora, embeddings
     opened: Painter = painter
     return opened
 

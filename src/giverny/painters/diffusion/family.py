@@ -25,7 +25,7 @@ from .backends import choose_backend
 from .clips import clip_beside
 from .knobs import DiffusionKnobs
 from .painter import DiffusionPainter
-from .published import Reading, find_published, linked_weights
+from .published import Reading, find_published, infotext_of, linked_weights
 from .recipe import (
     AutoencoderStage,
     DataRecipe,
@@ -77,9 +77,10 @@ def painter_of(
     if card.links and backend == "auto":  # packing copies all weights, and helps networks of that size little
         backend = "plain"
     faster = choose_backend(parts, backend, device, precision)
-    return DiffusionPainter(
-        parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *(faster or (None, "plain"))
-    )
+    backed = faster or (None, "plain")
+    painter = DiffusionPainter(parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *backed)
+    painter.further = infotext_of(card)
+    return painter
 
 
 def open_clip(folder: Path, card: Card, device: torch.device) -> SharedSpace:

@@ -48,6 +48,8 @@ from ...sampling.schedules import levels
 from ...steering.between import between
 from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
+from .adapters import Adapters, Worn
+from .backends import choose_backend
 from .beginning import PURE, Beginning, beginning, run_over
 from .estimate import estimates
 from .guard import exactly, in_float32, quiet, sound
@@ -89,6 +91,8 @@ class DiffusionPainter:
         self.backend = backend_name if backend is not None else "plain"
         self.codec = packed_codec(parts.codec) if self.backend == "packed" else parts.codec
         self.clips = clips
+        self.further: Mapping[str, str] = {}  # more of every picture's infotext
+        self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
@@ -123,7 +127,7 @@ class DiffusionPainter:
             if mask is not None and knobs.upscale > 1:
                 remedy = "Give the whole picture a second pass in a request of its own."
                 raise InputError("a mask or a second pass", "a mask, and upscale above 1", remedy)
-        Prompts(self.parts, knobs, [request])  # says what of a prompt this model cannot do
+        self.adapters.check(self._prompts(self.parts, knobs, [request]).calls)  # says what of a prompt this model cannot do
         return knobs, size
 
     def guide(self, model: str = "") -> Guide:
@@ -145,7 +149,7 @@ class DiffusionPainter:
                 continue
             start = request.start
             begins = None if start is None else (start.strength, start.mask is None, start.fill, start.program)
-            shape = Prompts(self.parts, knobs, [request]).shape, begins
+            shape = self._prompts(self.parts, knobs, [request]).shape, begins
             groups.setdefault((knobs, size, shape), []).append(request)
         for (knobs, size, _), group in groups.items():
             for first in range(0, len(group), BATCH):
@@ -157,6 +161,12 @@ class DiffusionPainter:
         began = time.perf_counter()
         try:
             codec = self._codec_within(knobs.decode_memory, final_size(size, knobs.upscale, self.parts.step), len(requests))
+            prompts = self._prompts(self.parts, knobs, requests)
+            worn = Worn(self.parts, self.denoise)
+            if prompts.calls:
+                worn = self.adapters.worn(prompts.calls)
+                prompts = self._prompts(worn.parts, knobs, requests)
+            further = [{**self.further, **self.adapters.infotext(prompts.calls, words)} for words in prompts.inverted]
         except InputError as error:
             yield from (Failed(request.id, str(error)) for request in requests)
             return
@@ -168,13 +178,13 @@ class DiffusionPainter:
         for request in requests:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
-        prompts = Prompts(self.parts, knobs, requests)
         if prompts.plain:
             plans = steady(knobs, *self._conditions(requests))
         else:
             plans = prompts.plans(self.device, self.precision)
         begun = self._beginning(starts, size) if starts else None
-        make = estimates(self.parts, self.denoise, knobs, plans, prompts.spoken, guide, begun.channels if begun else None)
+        beside = begun.channels if begun else None
+        make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
@@ -208,7 +218,7 @@ class DiffusionPainter:
             pixels = begun.pasted(pixels)
         seconds = (time.perf_counter() - began) / len(requests)
         for i, request in run.left():
-            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds)
+            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds, further[i])
             final = (pixels.shape[2], pixels.shape[1])
             moments = (k[i] for k in run.moments)
             # All moments are as large as the picture, so that they can be shown beside or after each other.
@@ -257,6 +267,17 @@ class DiffusionPainter:
         if start is None:
             return self.levels(knobs)
         return run_over(lambda steps: self.levels(knobs.model_copy(update={"steps": steps})), knobs.steps, start)
+
+    def _prompts(self, parts: Parts, knobs: DiffusionKnobs, requests: Sequence[Request]) -> Prompts:
+        """The prompts over these parts, with the textual inversions they name; a plain prompt has words alone."""
+        ends = [r.toward.prompt for r in requests if r.toward]
+        texts = [*(r.prompt for r in requests), *(r.negative for r in requests), *ends]
+        return Prompts(parts, knobs, requests, None if knobs.dialect == "plain" else self.adapters.inversions(texts))
+
+    def _form(self, parts: Parts) -> Denoise:
+        """The denoiser of parts, in this painter's form."""
+        faster = choose_backend(parts, self.backend, self.device, self.precision)
+        return faster[0] if faster else parts.denoiser
 
     def _noise(self, streams: PictureStreams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
         shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
@@ -311,7 +332,14 @@ class DiffusionPainter:
         return fitting(self.codec, latents, memory * 2**20)
 
     def _provenance(
-        self, request: Request, knobs: DiffusionKnobs, size: tuple[int, int], batch: int, noise: str, seconds: float
+        self,
+        request: Request,
+        knobs: DiffusionKnobs,
+        size: tuple[int, int],
+        batch: int,
+        noise: str,
+        seconds: float,
+        further: dict[str, str],
     ) -> Provenance:
         return Provenance(
             request=request.model_copy(update={"size": size, "start": request.start and request.start.left}),
@@ -327,4 +355,5 @@ class DiffusionPainter:
             batch=batch,
             noise=noise,
             seconds=round(seconds, 4),
+            further=further,
         )

@@ -20,17 +20,21 @@ from ...base.contracts import Condition, Frozen
 from ...base.errors import InputError
 from ...base.recipe import check
 from ...checkpoints import architecture
+from ...checkpoints.hashes import model_hash
 from ...checkpoints.keymaps import Tensors
 from ...checkpoints.model_files import digest_of, read_published
 from ...checkpoints.native import Card, Link
 from ...checkpoints.published import TITLES, Kind, Published
+from ...checkpoints.single_file import SUFFIXES
 from ...data.vocabularies import clip_words
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import read_words
 from .recipe import ModelRecipe, networks_of
 
 Prediction = Literal["epsilon", "v", "sample"]
-KNOBS: Mapping[str, Any] = {"steps": 20, "sampler": "dpm++ 2m", "spacing": "karras", "guidance": 7.0}
+KNOBS: Mapping[str, Any] = {
+    "steps": 20, "sampler": "dpm++ 2m", "spacing": "karras", "guidance": 7.0, "dialect": "a1111", "windows": 64,
+}  # fmt: skip
 SIDES: dict[Kind, int] = {"sd1": 512, "sd2": 512}  # of those that paint
 NETWORKS = ("text", "denoiser", "autoencoder")
 VELOCITY_SIDE = 768  # of Stable Diffusion 2 where it predicts velocity
@@ -123,6 +127,17 @@ def parts_of(model: Published, reading: Reading) -> tuple[dict[str, Tensors], di
     other = read_published(reading.autoencoder)
     configs["autoencoder"] = other.configs.get("autoencoder", {})
     return {**weights, "autoencoder": other.part("autoencoder")}, configs
+
+
+def infotext_of(card: Card) -> dict[str, str]:
+    """What infotext says of a published model beyond its name: hashes of its single files, as other programs know them."""
+    told, model, other = {}, card.links.get("model"), card.links.get("autoencoder")
+    if model is not None and Path(model.path).suffix in SUFFIXES:
+        told["Model hash"] = model_hash(model.sha256)
+    if other is not None:
+        single = Path(other.path).suffix in SUFFIXES
+        told |= {"VAE": Path(other.path).name} | ({"VAE hash": model_hash(other.sha256)} if single else {})
+    return told
 
 
 def linked_weights(folder: Path, card: Card) -> dict[str, Tensors]:

@@ -10,6 +10,7 @@ from ...base.contracts import Condition, ConditionPlan, Request
 from ...base.errors import InputError
 from ...steering.between import between
 from ...steering.guidance import StagedPlan, classifier_free, composed
+from ...text.chunks import Inversions
 from ...text.encoding import conditions, encode
 from ...text.prompting import PromptPlan, PromptSettings, prompt_plan
 from .knobs import DiffusionKnobs
@@ -26,10 +27,15 @@ def steady(knobs: DiffusionKnobs, positive: Condition, negative: Condition) -> P
 
 
 class Prompts:
-    """The prompts of requests, read in the dialect that these knobs name. Raises InputError for what the model cannot do."""
+    """The prompts of requests, read in the dialect that these knobs name. Raises InputError for what the model cannot do.
 
-    def __init__(self, parts: Parts, knobs: DiffusionKnobs, requests: Sequence[Request]) -> None:
-        self.parts, self.knobs, self.requests = parts, knobs, requests
+    parts: under the LoRAs that the prompts call, where these are to be encoded. inversions: words of textual inversion.
+    """
+
+    def __init__(
+        self, parts: Parts, knobs: DiffusionKnobs, requests: Sequence[Request], inversions: Inversions | None = None
+    ) -> None:
+        self.parts, self.knobs, self.requests, self.inversions = parts, knobs, requests, inversions
         self.settings = PromptSettings(
             dialect=knobs.dialect, emphasis=knobs.emphasis, clip_skip=knobs.clip_skip, windows=knobs.windows
         )
@@ -37,26 +43,28 @@ class Prompts:
         layers = parts.recipe.text.layers
         if knobs.clip_skip > layers:
             raise InputError(f"a clip_skip from 1 to {layers}, the layers of this model's text tower", str(knobs.clip_skip))
-        for plan in (*here, *there):
-            if plan.calls:
-                given = ", ".join(f"{call.kind} {call.name!r}" for call in plan.calls)
-                raise InputError("a prompt without adapters, which this painter cannot take", given, "remove <...> from it")
+        if any(a.calls != b.calls for a, b in zip(here, there, strict=True)):
+            raise InputError(
+                "the same adapters at both ends of a way between prompts", "others", "write the same <...> in both"
+            )
         if any(r.toward for r in requests) and any(len(plan.positive) > 1 for plan in (*here, *there)):
             raise InputError("prompts without AND for a way from one to another", "one with", "write them as one prompt")
         self.plain = all(plan.plain for plan in (*here, *there))
         self.weights = here[0].weights  # of what AND joins
         texts = {text for r in requests for text in (r.prompt, r.negative, *([r.toward.prompt] if r.toward else ()))}
         changing = not self.plain and any("[" in text for text in texts)
+        self.calls = here[0].calls  # of adapters
+        self.inverted = [_inverted(*told) for told in zip(here, there, strict=True)]  # words of textual inversion, by picture
         # What pictures have to share to be painted together: each of them is asked of the network at the steps it would be
         # asked alone, even where guidance is kept for some of them.
-        self.shape = self.weights, frozenset(texts) if changing else frozenset()
+        self.shape = self.weights, self.calls, frozenset(texts) if changing else frozenset()
         self.spoken = [_spoken(*told) for told in zip(requests, here, there, strict=True)]
 
     def _read(self, steps: int, before: int | None) -> tuple[list[PromptPlan], list[PromptPlan]]:
         """The plans of all prompts, and of what they lie on the way to; a prompt itself where that is nothing."""
 
         def read(prompt: str, negative: str) -> PromptPlan:
-            return prompt_plan(prompt, negative, self.settings, self.parts.encoder.tokenizer, steps, before)
+            return prompt_plan(prompt, negative, self.settings, self.parts.encoder.tokenizer, steps, before, self.inversions)
 
         here = [read(r.prompt, r.negative) for r in self.requests]
         there = [read(r.toward.prompt, r.negative) if r.toward else p for r, p in zip(self.requests, here, strict=True)]
@@ -68,7 +76,7 @@ class Prompts:
     def _plan(self, steps: int, before: int | None, device: torch.device, precision: torch.dtype) -> ConditionPlan:
         here, there = self._read(steps, before)
         walking = any(r.toward for r in self.requests)
-        read = encode([*here, *there] if walking else here, self.parts.encoder)
+        read = encode([*here, *there] if walking else here, self.parts.encoder, self.inversions)
         starts = sorted({call for plan in (*here, *there) for call in plan.stretches(steps)})
         knobs, net = self.knobs, self.parts.recipe.denoiser
 
@@ -92,6 +100,11 @@ class Prompts:
                 made[key] = plan_at(call)
             staged.append(made[key])
         return StagedPlan(starts, staged)
+
+
+def _inverted(*plans: PromptPlan) -> tuple[str, ...]:
+    chunks = (chunk for plan in plans for line in plan.lines for read in line.chunks for chunk in read)
+    return tuple(dict.fromkeys(place.name for chunk in chunks for place in chunk.placed))
 
 
 def _spoken(request: Request, here: PromptPlan, there: PromptPlan) -> Request:
