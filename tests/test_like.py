@@ -411,7 +411,7 @@ def test_reproduce_repaints_what_others_painted_and_lists_what_differs(tiny, tmp
     assert "v1-5" in run("reproduce", file, code=2)
     found = events("reproduce", file, "-m", tiny, "-o", tmp_path / "b.webp", code=1)[-1]
     assert found["same"] is False and set(found["differs"]) >= {"Model", "Model hash", "Version", "device"}
-    assert "RNG" not in found["differs"]  # the card's random numbers are drawn here as well
+    assert found["differs"]["RNG"] == ["GPU", "NV"]  # a card's random numbers, drawn without one
     assert found["differs"]["Model hash"][0] == "6ce0161689"
     assert "seed" in run("reproduce", foreign(tmp_path / "c.png", LINE.replace("Seed: 5, ", "")), "-m", tiny, code=2)
     # what was painted is ours, in a file that keeps every pixel; and in one that does not

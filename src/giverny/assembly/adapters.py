@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..base.errors import InputError, nearest
-from .opening import user_models
+from .places import user_models
 
 LORA, EMBEDDINGS = "lora", "embeddings"
 SUFFIXES = {LORA: (".safetensors",), EMBEDDINGS: (".safetensors", ".pt", ".bin")}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pkgutil
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..base.runtime import pick_device, pick_precision
 from ..checkpoints.native import CARD, Card, read_card
 from ..text.space import SharedSpace
 from ..text.tokenizer import Tokenizer
+from .places import user_models as user_models
 
 if TYPE_CHECKING:
     from ..painters.diffusion.published import Reading
@@ -58,14 +58,6 @@ def family(name: str) -> Family:
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
-
-
-def user_models() -> Path:
-    """Where a user's own models are kept: GIVERNY_MODELS, or the place this system has for such things."""
-    from platformdirs import user_data_path
-
-    named = os.environ.get("GIVERNY_MODELS")
-    return Path(named) if named else user_data_path("giverny") / "models"
 
 
 def model_folders() -> tuple[Path, ...]:

@@ -56,19 +56,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_pickle(path: Path) -> Any:
     """What torch.save wrote, tensors mapped where the file allows it. Raises InputError for what is broken or would run."""
-    archive = zipfile.is_zipfile(path)
-    if archive:
-        try:
+    names: list[str] = []
+    try:
+        archive = zipfile.is_zipfile(path)
+        if archive:
             with zipfile.ZipFile(path) as inside:
                 names = inside.namelist()
-        except Exception as error:  # of a damaged archive, not all are BadZipFile
-            raise InputError("a file of tensors alone", f"{path}, which is damaged ({error})", "Copy it again.") from error
-        if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-            raise InputError(
-                "a file of tensors alone",
-                f"{path}, a TorchScript archive, which is a program",
-                "Where you trust it, save torch.jit.load(file).state_dict() as safetensors, and give that.",
-            )
+    except Exception as error:  # of a damaged archive, not all are BadZipFile
+        raise InputError("a file of tensors alone", f"{path}, which is damaged ({error})", "Copy it again.") from error
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise InputError(
+            "a file of tensors alone",
+            f"{path}, a TorchScript archive, which is a program",
+            "Where you trust it, save torch.jit.load(file).state_dict() as safetensors, and give that.",
+        )
     stand_ins: list[Any] = [(Nothing, name) for name in BESIDE]
     try:
         with torch.serialization.safe_globals([nn.ParameterDict, *stand_ins]):
