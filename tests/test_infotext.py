@@ -61,6 +61,11 @@ def test_the_line_has_the_keys_names_and_order_of_a1111():
     assert "Clip skip" not in plain and "Hires" not in plain and "Denoising" not in plain and "Size" not in plain
 
 
+def test_a_spacing_that_the_samplers_name_says_goes_before_the_knobs():
+    said = infotext(provenance({"sampler": "DPM++ 2M SDE Karras", "spacing": "normal", "steps": 3}))
+    assert "Sampler: DPM++ 2M SDE, Schedule type: Karras," in said and "Uniform" not in said
+
+
 def test_every_sampler_and_spacing_has_a_label_that_leads_back():
     labels = {name: sampler_label(name) for name in SAMPLER_NAMES}
     assert all(folded(label) == folded(name) for name, label in labels.items()) and len(set(labels.values())) == len(labels)

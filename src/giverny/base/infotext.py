@@ -113,10 +113,11 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
     shape, toward, variation = request.size or size, request.toward, request.variation
     source, _, tree = provenance.noise.partition("+")
     sampler, spacing, clip_skip = knobs.get("sampler"), knobs.get("spacing"), knobs.get("clip_skip")
+    plain, own = split_sampler(sampler or "")
     told: dict[str, Any] = {
         "Steps": knobs.get("steps"),
-        "Sampler": sampler and sampler_label(sampler),
-        "Schedule type": spacing and schedule_label(spacing),
+        "Sampler": sampler and sampler_label(plain),
+        "Schedule type": own or (spacing and schedule_label(spacing)),  # a sampler's name may say it, and then goes before
         "CFG scale": knobs.get("guidance"),
         "Seed": request.seed,
         "Size": f"{shape[0]}x{shape[1]}" if shape else None,
