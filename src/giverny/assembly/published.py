@@ -33,10 +33,10 @@ def add_published(
 ) -> Path:
     """Keep a Stable Diffusion model of others under a name: a folder with a card and the tokenizer, whose card says where the
     weights lie. copy: bring the weights along too. Returns the folder; raises InputError."""
-    found = find_published(path, name or path.stem, reading)
-    target = (place or user_models()) / found.card.name
-    if target.exists() and not replace:
+    target = (place or user_models()) / (name or path.stem)
+    if target.exists() and not replace:  # said before a large file is read
         raise InputError("a name that is free", f"{target.name}, taken by {target}", "Use --name or --replace.")
+    found = find_published(path, target.name, reading)
     staged = target.with_name(f".{target.name}.part")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)

@@ -6,6 +6,7 @@ encoder's belief. The file's name holds the fingerprint of encoder and data; a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,12 +21,17 @@ from .loader import Loader
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]  # pixels -> raw mean and standard deviation, (B, z, h, w) each
 
 
-def write_latents(path: Path, loader: Loader, encode: Encode, batch: int = 256) -> Iterator[float]:
+BATCH = 256  # pictures encoded together at most,
+PIXELS = 2**20  # and pixels of them, which memory goes by: 256 of 64 x 64, 4 of 512 x 512
+
+
+def write_latents(path: Path, loader: Loader, encode: Encode) -> Iterator[float]:
     """Encode every picture of the loader's source in order, and once more mirrored where the loader mirrors; yields the
     share done. An existing file is left alone."""
     if path.exists():
         return
     count = len(loader.source)
+    batch = max(1, min(BATCH, PIXELS // math.prod(loader.size)))
     views = 2 if loader.mirrors else 1
     with atomic_path(path) as temporary:
         array: np.memmap | None = None

@@ -79,7 +79,7 @@ class Loader:
         if batch < 1 or not 0 <= rank < shards or batch % shards:
             raise InputError("a batch that the shards can share equally", f"{batch} pictures for shard {rank} of {shards}")
         self.source, self.batch = source, batch
-        self._size, self._channels, self._fit, self._pad = size, channels, fit, pad_value
+        self.size, self._channels, self._fit, self._pad = size, channels, fit, pad_value
         self._seed, self._flip, self._any, self._workers = seed, flip, captions == "any", workers
         self._kept = kept
         self._rows = range(rank * batch // shards, (rank + 1) * batch // shards)
@@ -174,7 +174,7 @@ class Loader:
         if not isinstance(self.source, ArraySource):
             return False
         height, width = self.source.pixels.shape[1:3]
-        wide, high = self._size
+        wide, high = self.size
         return (width, height) == (wide, high) or (self._fit == "pad" and width <= wide and height <= high)
 
     def _gather(self, indices: np.ndarray) -> tuple[np.ndarray, list[tuple[str, ...]], np.ndarray]:
@@ -182,7 +182,7 @@ class Loader:
         assert isinstance(self.source, ArraySource)
         found = self.source.gather(indices)
         height, width = found.shape[1:3]
-        wide, high = self._size
+        wide, high = self.size
         top, left = (high - height) // 2, (wide - width) // 2
         if self._channels == 1:
             found = _grey(found)
@@ -193,7 +193,7 @@ class Loader:
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, list[tuple[str, ...]], np.ndarray]:
         """Pictures read, fitted and stacked one by one: uint8 (b, C, H, W)."""
-        wide, high = self._size
+        wide, high = self.size
         pixels = np.empty((len(indices), self._channels, high, wide), dtype=np.uint8)
         texts, labels = [], np.full(len(indices), -1, dtype=np.int64)
         for row, index in enumerate(indices.tolist()):
@@ -204,7 +204,7 @@ class Loader:
                 continue
             sample = self.source.read(index)
             colour = sample.pixels if sample.pixels.shape[2] == 3 else np.repeat(sample.pixels, 3, axis=2)
-            fitted = fit_picture(colour, self._size, self._fit, self._pad)
+            fitted = fit_picture(colour, self.size, self._fit, self._pad)
             pixels[row] = (_grey(fitted) if self._channels == 1 else fitted).transpose(2, 0, 1)
             texts.append(sample.captions)
             if sample.label is not None:

@@ -4,6 +4,7 @@ recipe has it, the decoder once more against a critic. CLIP comes first where th
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ from .painter import DiffusionPainter
 from .recipe import Autoencoder, Backbone, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
 WORKERS = 2
-PRIMING = 1024  # pictures whose principal components an autoencoder begins from
+PRIMING = 1024  # pictures whose principal components an autoencoder begins from, at most
+PRIMING_PIXELS = 2**25  # of all of them together
 
 
 @dataclass
@@ -163,7 +165,8 @@ class DiffusionWorkshop:
         with seeded(stage.loop.seed, "autoencoder"):
             network = stage.network.build()
         if stage.network.straight:
-            network.prime(self._loader(PRIMING, stage.loop.seed, self.kept, (0, 1)).batch_at(0)["pixels"])
+            few = max(1, min(PRIMING, PRIMING_PIXELS // math.prod(self.recipe.data.size)))
+            network.prime(self._loader(few, stage.loop.seed, self.kept, (0, 1)).batch_at(0)["pixels"])
         network.to(self.device)
         with seeded(stage.loop.seed, "critic"):
             critic = stage.critic.build().to(self.device) if stage.critic is not None else None
