@@ -287,14 +287,15 @@ def test_latents_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         return pixels, pixels.abs()
 
     with pytest.raises(KeyboardInterrupt):
-        list(write_latents(path, loader, encode, batch=5))
+        list(write_latents(path, loader, encode, 5 * 8 * 8))
     assert list(tmp_path.iterdir()) == []
-    list(write_latents(path, loader, encode, batch=5))
+    list(write_latents(path, loader, encode, 5 * 8 * 8))
     array = np.load(path)
     plain = loader.pixels_of(np.arange(10)).numpy()
     assert array.shape == (20, 2, 3, 8, 8)
     assert np.array_equal(array[:10, 0], plain.astype(np.float16))
     assert np.array_equal(array[10:, 0], plain[..., ::-1].astype(np.float16))
+    assert seen == [5, 5, 5, 5, 5, 5, 5], "five pictures at a time, the third call broken off"
     before = len(seen)
     assert list(write_latents(path, loader, encode)) == [] and len(seen) == before
 

@@ -22,16 +22,16 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]  # pixels -> raw mean and sta
 
 
 BATCH = 256  # pictures encoded together at most,
-PIXELS = 2**20  # and pixels of them, which memory goes by: 256 of 64 x 64, 4 of 512 x 512
+PIXELS = 2**20  # and pixels of them, since memory goes by these: 256 of 64 x 64, 4 of 512 x 512
 
 
-def write_latents(path: Path, loader: Loader, encode: Encode) -> Iterator[float]:
+def write_latents(path: Path, loader: Loader, encode: Encode, pixels_at_once: int = PIXELS) -> Iterator[float]:
     """Encode every picture of the loader's source in order, and once more mirrored where the loader mirrors; yields the
     share done. An existing file is left alone."""
     if path.exists():
         return
     count = len(loader.source)
-    batch = max(1, min(BATCH, PIXELS // math.prod(loader.size)))
+    batch = max(1, min(BATCH, pixels_at_once // math.prod(loader.size)))
     views = 2 if loader.mirrors else 1
     with atomic_path(path) as temporary:
         array: np.memmap | None = None
