@@ -6,6 +6,7 @@ AUTOMATIC1111's web interface does; what is spoilt even then, or in the denoiser
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -20,6 +21,11 @@ from ...base.errors import InputError
 def sound(x: Tensor) -> Tensor:
     """Which of B samples (B, ...) consist of finite numbers, bool (B,)."""
     return x.isfinite().flatten(1).all(1)
+
+
+def all_sound(x: Tensor) -> bool:
+    """Whether all are, at the price of a sum: a number that is not finite makes it so too."""
+    return math.isfinite(float(x.sum()))
 
 
 def quiet(x: Tensor) -> Tensor:

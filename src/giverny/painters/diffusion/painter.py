@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ from .adapters import Adapters, Worn
 from .backends import choose_backend
 from .beginning import PURE, Beginning, beginning, run_over
 from .estimate import estimates
-from .guard import exactly, in_float32, quiet, sound
+from .guard import all_sound, exactly, in_float32, quiet, sound
 from .guides import ClipGuide
 from .knobs import DiffusionKnobs
 from .recipe import Parts
@@ -62,6 +62,7 @@ from .told import Prompts, steady
 
 BATCH = 64  # pictures painted together at most
 MOST = 4096  # pixels along a side
+KEPT = 64  # runs whose levels are kept
 
 
 class DiffusionPainter:
@@ -94,9 +95,13 @@ class DiffusionPainter:
         self.further: Mapping[str, str] = {}  # more of every picture's infotext
         self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
+        self._levels = lru_cache(KEPT)(self._worked_out)  # a call asks for the same ones several times
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
+        return self._settled(request)[:2]
+
+    def _settled(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int], Prompts]:
         knobs = check(DiffusionKnobs, {**self.defaults, **request.knobs}, "knobs")
         self.levels(knobs)
         if knobs.guidance_from > knobs.guidance_to:
@@ -127,8 +132,9 @@ class DiffusionPainter:
             if mask is not None and knobs.upscale > 1:
                 remedy = "Give the whole picture a second pass in a request of its own."
                 raise InputError("a mask or a second pass", "a mask, and upscale above 1", remedy)
-        self.adapters.check(self._prompts(self.parts, knobs, [request]).calls)  # says what of a prompt this model cannot do
-        return knobs, size
+        prompts = self._prompts(self.parts, knobs, [request])
+        self.adapters.check(prompts.calls)  # says what of a prompt this model cannot do
+        return knobs, size, prompts
 
     def guide(self, model: str = "") -> Guide:
         """The CLIP that guides, opened when it is first asked for. model: whose; "" for this model's own."""
@@ -140,28 +146,25 @@ class DiffusionPainter:
 
     def paint(self, requests: Sequence[Request], previews: bool = False, trace: bool = False) -> Iterator[Event]:
         """Paint all requests; those of equal settings and size together. Bad requests fail alone, in their own event."""
-        groups: dict[tuple[DiffusionKnobs, tuple[int, int], Hashable], list[Request]] = {}
+        groups: dict[tuple[DiffusionKnobs, tuple[int, int], Hashable], list[Prompts]] = {}
         for request in requests:
             try:
-                knobs, size = self.settle(request)
+                knobs, size, prompts = self._settled(request)
             except InputError as error:
                 yield Failed(request.id, str(error))
                 continue
             start = request.start
             begins = None if start is None else (start.strength, start.mask is None, start.fill, start.program)
-            shape = self._prompts(self.parts, knobs, [request]).shape, begins
-            groups.setdefault((knobs, size, shape), []).append(request)
-        for (knobs, size, _), group in groups.items():
+            groups.setdefault((knobs, size, (prompts.shape, begins)), []).append(prompts)
+        for (_, size, _), group in groups.items():
             for first in range(0, len(group), BATCH):
-                yield from self._paint(group[first : first + BATCH], knobs, size, previews, trace)
+                yield from self._paint(Prompts.joined(group[first : first + BATCH]), size, previews, trace)
 
-    def _paint(
-        self, requests: Sequence[Request], knobs: DiffusionKnobs, size: tuple[int, int], previews: bool, trace: bool
-    ) -> Iterator[Event]:
+    def _paint(self, prompts: Prompts, size: tuple[int, int], previews: bool, trace: bool) -> Iterator[Event]:
         began = time.perf_counter()
+        knobs, requests = prompts.knobs, prompts.requests
         try:
             codec = self._codec_within(knobs.decode_memory, final_size(size, knobs.upscale, self.parts.step), len(requests))
-            prompts = self._prompts(self.parts, knobs, requests)
             worn = Worn(self.parts, self.denoise)
             if prompts.calls:
                 worn = self.adapters.worn(prompts.calls)
@@ -240,9 +243,10 @@ class DiffusionPainter:
             except StopIteration as end:
                 final: Tensor = end.value
                 return final
-            yield from run.lose(~sound(step.x), f"the denoiser at step {told + step.index + 1} of {run.total}")
-            if not run.going:
-                return step.x
+            if not all_sound(step.x):
+                yield from run.lose(~sound(step.x), f"the denoiser at step {told + step.index + 1} of {run.total}")
+                if not run.going:
+                    return step.x
             edited = keep(step.x, step.level) if keep is not None else None
             if run.lost:
                 edited = quiet(step.x if edited is None else edited)
@@ -293,6 +297,9 @@ class DiffusionPainter:
 
     def levels(self, knobs: DiffusionKnobs) -> Levels:
         """The levels of a run. Raises InputError for an unknown sampler, and for steps that the spacing has not."""
+        return self._levels(knobs)
+
+    def _worked_out(self, knobs: DiffusionKnobs) -> Levels:
         discard = resolve(knobs.sampler).discard
         return levels(self.parts.denoiser.table, knobs.steps, self.spacing(knobs), discard_penultimate=discard)
 

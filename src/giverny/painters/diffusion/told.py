@@ -33,13 +33,18 @@ class Prompts:
     """
 
     def __init__(
-        self, parts: Parts, knobs: DiffusionKnobs, requests: Sequence[Request], inversions: Inversions | None = None
+        self,
+        parts: Parts,
+        knobs: DiffusionKnobs,
+        requests: Sequence[Request],
+        inversions: Inversions | None = None,
+        read: tuple[list[PromptPlan], list[PromptPlan]] | None = None,  # `read` of these requests, where it is known
     ) -> None:
         self.parts, self.knobs, self.requests, self.inversions = parts, knobs, requests, inversions
         self.settings = PromptSettings(
             dialect=knobs.dialect, emphasis=knobs.emphasis, clip_skip=knobs.clip_skip, windows=knobs.windows
         )
-        here, there = self._read(knobs.steps, None)
+        self.read = here, there = read or self._read(knobs.steps, None)
         layers = parts.recipe.text.layers
         if knobs.clip_skip > layers:
             raise InputError(f"a clip_skip from 1 to {layers}, the layers of this model's text tower", str(knobs.clip_skip))
@@ -59,6 +64,17 @@ class Prompts:
         # asked alone, even where guidance is kept for some of them.
         self.shape = self.weights, self.calls, frozenset(texts) if changing else frozenset()
         self.spoken = [_spoken(*told) for told in zip(requests, here, there, strict=True)]
+
+    @classmethod
+    def joined(cls, prompts: Sequence[Prompts]) -> Prompts:
+        """Those of several requests, of equal parts, knobs and shape, as one; nothing is read again."""
+        first, *more = prompts
+        if not more:
+            return first
+        vectors = {word: v for p in prompts if p.inversions for word, v in p.inversions.vectors.items()}
+        inversions = Inversions(first.parts.encoder.tokenizer, vectors) if vectors else None
+        read = [plan for p in prompts for plan in p.read[0]], [plan for p in prompts for plan in p.read[1]]
+        return cls(first.parts, first.knobs, [r for p in prompts for r in p.requests], inversions, read)
 
     def _read(self, steps: int, before: int | None) -> tuple[list[PromptPlan], list[PromptPlan]]:
         """The plans of all prompts, and of what they lie on the way to; a prompt itself where that is nothing."""
