@@ -161,6 +161,7 @@ def race(names: Sequence[str], model: str | None, steps: int, count: int, runs: 
         ends[name], far = context.Pipe()
         workers.append(context.Process(target=serve, args=(far, name, model, steps, count), daemon=True))
         workers[-1].start()
+        far.close()  # so that a contestant that dies is heard of
         ends[name].recv()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(runs):

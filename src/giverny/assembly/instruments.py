@@ -17,6 +17,7 @@ from ..base.errors import InputError
 from ..base.files import fingerprint_tensors
 from ..base.runtime import pick_device
 from ..base.sheet import grid
+from ..base.tensors import unfilled
 from ..checkpoints.native import fill, read_card, write_card
 from ..data.catalog import CATALOG, open_named
 from ..data.folders import FolderSource
@@ -47,14 +48,14 @@ def open_instrument(name: str = "auto", resizer: str = "clean", device: str = "a
     if name == "pixels":
         return instruments.small_pixels()
     if name == "inception" or name.removeprefix("inception-") in TAPS:
-        with torch.device("meta"):
+        with unfilled():
             network = FIDInception()
         tensors = weights_of(INCEPTION)
         fill(network, tensors, "Inception")
         tap = name.removeprefix("inception-") if name != "inception" else "2048"
         return instruments.inception(network, fingerprint_tensors(tensors), resizer, tap, str(place))
     if name == "vgg":
-        with torch.device("meta"):
+        with unfilled():
             tower = VGG16(tops=True)
         tensors = weights_of(VGG)
         fill(tower, tensors, "VGG16")
@@ -68,7 +69,7 @@ def open_lpips() -> LPIPS:
     """LPIPS with its published weights, of VGG16 and of its own layers."""
     tensors = {f"net.{k}": v for k, v in weights_of(VGG).items() if k.startswith("features.")}
     tensors |= {k.replace(".model.1.", "."): v for k, v in weights_of(LINEAR).items()}
-    with torch.device("meta"):
+    with unfilled():
         network = LPIPS()
     fill(network, tensors, "LPIPS")
     return network

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import InputError
 
@@ -26,6 +28,9 @@ BESIDE = (
     "numpy.dtype",
     "numpy.ndarray",
 )
+
+
+PIECE = 2**27  # bytes of a file that are looked at before it is mapped anew
 
 
 class Nothing:
@@ -41,6 +46,24 @@ class Nothing:
         return id(self)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors as they are where `torch.nn.init` would fill them."""
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        named = named or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else given[0]
+        return function(*given, **named)
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Networks built under this have tensors without memory, for those of a file to take their place. Nothing is drawn: torch
+    would import its compiler to draw numbers that are nowhere, which takes longer than to open most models."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors by name, mapped; what the header says besides). Raises InputError for a file that is not whole."""
     from safetensors import SafetensorError, safe_open
@@ -52,6 +75,26 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return load_file(str(path)), said
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError("a readable safetensors file", f"{path} ({error})", "Copy or fetch it again.") from error
+
+
+def brought(path: Path, names: Sequence[str], precision: torch.dtype) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, numbers with a fraction brought to a precision: copies, where they are of another.
+
+    What is looked at of a file stays in memory as long as it is mapped, so it is mapped anew for every piece.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, Tensor] = {}
+    while len(found) < len(names):
+        with safe_open(str(path), "pt") as file:
+            seen = 0
+            for name in names[len(found) :]:
+                value = file.get_tensor(name)
+                found[name] = value.to(precision) if value.is_floating_point() else value
+                seen += value.nbytes
+                if seen > PIECE:
+                    break
+    return found
 
 
 def read_pickle(path: Path) -> Any:
@@ -86,12 +129,14 @@ def read_pickle(path: Path) -> Any:
         raise InputError("a file of tensors alone", f"{path} ({why})", "Copy it again, or save it as safetensors.") from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, of a file that holds nothing else. Raises InputError."""
+def read_tensors(path: Path, precision: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Tensors by name, of a file that holds nothing else. precision: as for `brought`, which a pickle is not. Raises
+    InputError."""
     if not path.is_file():
         raise InputError("a file of tensors", f"{path}, which is not there")
     if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
+        tensors = read_safetensors(path)[0]
+        return tensors if precision is None else brought(path, list(tensors), precision)
     found = read_pickle(path)
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         inside = f"one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..base.errors import InputError
 from ..base.files import atomic_write
 from ..base.tensors import read_tensors
@@ -32,10 +34,10 @@ TRANSFORMERS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 USUAL = (("diffusion_pytorch_model", ".safetensors"), ("diffusion_pytorch_model", ".bin"))
 
 
-def read_folder(folder: Path, variant: str | None = None) -> Published:
+def read_folder(folder: Path, variant: str | None = None, precision: torch.dtype | None = None) -> Published:
     """variant: "fp16" and the like; None: the plain files, or the only variant there is. Raises InputError."""
     if not (folder / INDEX).is_file():
-        return _autoencoder(folder, variant)
+        return _autoencoder(folder, variant, precision)
     index = read_json(folder / INDEX)
     here = {name for name, value in index.items() if isinstance(value, list) and value and value[-1] is not None}
     strange = here - {*NETWORKS, *WORDS, *LEFT}
@@ -51,7 +53,7 @@ def read_folder(folder: Path, variant: str | None = None) -> Published:
             continue
         if index[name][-1] not in NETWORKS[name]:
             raise InputError(f"{name} of class {' or '.join(NETWORKS[name])}", str(index[name][-1]), "Is it another kind?")
-        tensors, config = _component(folder / name, variant)
+        tensors, config = _component(folder / name, variant, precision)
         parts[PARTS[name]], left = _ours(name, tensors)
         configs[PARTS[name]] = config
         ignored += [f"{name}: {key}" for key in left]
@@ -64,8 +66,8 @@ def read_folder(folder: Path, variant: str | None = None) -> Published:
     return Published(folder, "folder", kind, parts, configs, tuple(sorted(ignored)))
 
 
-def _autoencoder(folder: Path, variant: str | None) -> Published:
-    tensors, config = _component(folder, variant)
+def _autoencoder(folder: Path, variant: str | None, precision: torch.dtype | None) -> Published:
+    tensors, config = _component(folder, variant, precision)
     if config.get("_class_name") != "AutoencoderKL":
         wanted = f"a folder with {INDEX}, or that of an AutoencoderKL"
         raise InputError(wanted, f"{folder}, of class {config.get('_class_name')}", "Give the folder above it.")
@@ -82,7 +84,7 @@ def _ours(component: str, tensors: Tensors) -> tuple[Tensors, list[str]]:
     return {n.removeprefix("text_model."): v for n, v in tensors.items() if n not in left}, left
 
 
-def _component(folder: Path, variant: str | None) -> tuple[Tensors, dict[str, Any]]:
+def _component(folder: Path, variant: str | None, precision: torch.dtype | None) -> tuple[Tensors, dict[str, Any]]:
     """(tensors by the file's names, config) of a component's folder."""
     if not folder.is_dir():
         raise InputError(f"the component {folder.name}", f"{folder.parent} without that folder", "Fetch the whole folder.")
@@ -90,7 +92,7 @@ def _component(folder: Path, variant: str | None) -> tuple[Tensors, dict[str, An
     out: Tensors = {}
     files, expected = weight_files(folder, variant)
     for file in files:
-        out |= read_tensors(file)
+        out |= read_tensors(file, precision)
     if missing := expected - out.keys():
         raise InputError("every tensor of the index", f"{folder}, which lacks {few(missing)}", "Fetch the whole folder.")
     return out, config

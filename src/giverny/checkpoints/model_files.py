@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..base.errors import InputError
 from .diffusers_folder import CONFIG, INDEX, PARTS, component_files, read_folder, read_json
 from .hashes import sha256_of
@@ -25,21 +27,28 @@ def is_published(path: Path) -> bool:
     return path.is_file() and path.suffix in SUFFIXES
 
 
-def read_published(path: Path, ema: bool = False, variant: str | None = None, configs: Path | None = None) -> Published:
+def read_published(
+    path: Path,
+    ema: bool = False,
+    variant: str | None = None,
+    configs: Path | None = None,
+    precision: torch.dtype | None = None,
+) -> Published:
     """A model's tensors by our names, mapped from its files, with what says how to build it.
 
     ema: the averaged copies of a single file's U-Net. variant: of a folder ("fp16"). configs: a diffusers folder whose
-    configs count for a single file (weights in it are not looked at). Raises InputError for anything else.
+    configs count for a single file (weights in it are not looked at). precision: what tensors are brought to, where they are
+    not to stay mapped as they are (a pickle's do). Raises InputError for anything else.
     """
     if path.is_dir():
         if ema:
             raise InputError("a single file for averaged weights (EMA)", f"{path}, a folder", "Choose a --variant of it.")
-        return read_folder(path, variant)
+        return read_folder(path, variant, precision)
     if not path.is_file():
         raise InputError("a model file or folder", f"{path}, which is not there")
     if variant is not None:
         raise InputError(f"a folder for the variant {variant!r}", f"{path}, a single file", "Leave --variant out.")
-    model = read_single(path, ema)
+    model = read_single(path, ema, precision)
     if configs is not None:
         return replace(model, configs=configs_in(configs))
     return replace(model, configs=_noted(path, model.metadata))

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..base.errors import InputError
 from ..base.files import atomic_path
-from ..base.tensors import read_pickle, read_safetensors
+from ..base.tensors import brought, read_pickle, read_safetensors
 from . import keymaps as keys
 from .keymaps import Tensors
 from .published import IGNORABLE, Kind, Published, few, kind_in_ldm, stranger
@@ -32,9 +33,11 @@ TURBO, WIDTH_2 = "conditioner.embedders.0.model.", 1024  # SD 2.1 turbo's text t
 LAST = "transformer.resblocks.23."  # of OpenCLIP's tower: SD 2 looks at what the layer before it says
 
 
-def read_single(path: Path, ema: bool = False) -> Published:
-    """ema: the U-Net's averaged copies instead of its last weights. Raises InputError for what is no such model."""
+def read_single(path: Path, ema: bool = False, precision: torch.dtype | None = None) -> Published:
+    """ema: the U-Net's averaged copies instead of its last weights. precision: as for `base.tensors.brought`, which a pickle
+    is not. Raises InputError for what is no such model."""
     stored, ignored, metadata = _stored(path)
+    places = {id(value): name for name, value in stored.items()}  # in the file, whatever they are called from here on
     if (norm := stored.get(TURBO + "ln_final.weight")) is not None and len(norm) == WIDTH_2:
         stored = {n.replace(TURBO, OPENCLIP) if n.startswith(TURBO) else n: v for n, v in stored.items()}
     names = list(stored)
@@ -51,6 +54,9 @@ def read_single(path: Path, ema: bool = False) -> Published:
             kept[name] = value
     if ema:
         kept |= _averaged(path, stored)
+    if precision is not None and path.suffix == ".safetensors":
+        found = brought(path, [places[id(value)] for value in kept.values()], precision)
+        kept = {name: found[places[id(value)]] for name, value in kept.items()}
     parts, unknown = from_ldm(kept, kind)
     if unknown or not parts:
         known = stranger(names)

@@ -8,6 +8,7 @@ import torch
 
 from ...base.contracts import Family, Knobs, Source
 from ...base.recipe import check
+from ...base.tensors import unfilled
 from ...checkpoints.native import CARD, Card, fill, read_weights
 from ...perception.classifier import StridedRecipe
 from ...training.classify import ClassifyRecipe
@@ -21,7 +22,7 @@ from .workshop import STAGE, ClassifierWorkshop
 def open_folder(folder: Path, card: Card, device: torch.device) -> ClassifierJudge:
     """A judge from a model folder."""
     recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
-    with torch.device("meta"):  # weights take the place of the empty tensors
+    with unfilled():
         network = recipe.build()
     fill(network, read_weights(folder, card).get(STAGE, {}), STAGE)
     return ClassifierJudge(network, recipe, card.name, card.fingerprint, card.data, device)

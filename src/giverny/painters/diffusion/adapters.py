@@ -17,6 +17,7 @@ import torch
 from ...base.contracts import Denoise
 from ...base.errors import InputError
 from ...base.files import sha256_file
+from ...base.tensors import unfilled
 from ...checkpoints.embeddings import read_embedding
 from ...checkpoints.hashes import DATA, data_hash
 from ...checkpoints.lora import Lora, merged, placed, read_lora
@@ -31,7 +32,7 @@ FILES, MODELS = 8, 3  # LoRA files, and models under LoRAs, that are kept at mos
 def adapted(parts: Parts, adapters: Sequence[tuple[Lora, float | Mapping[str, float]]]) -> Parts:
     """The parts with LoRAs added, each times a weight, or one for each of "denoiser" and "text". Raises InputError."""
     after = merged(_tensors(parts), adapters)
-    with torch.device("meta"):
+    with unfilled():
         network, tower = parts.recipe.denoiser.build(), parts.recipe.text.build()
     fill(network, after["denoiser"], "denoiser")
     fill(tower, after["text"], "text")

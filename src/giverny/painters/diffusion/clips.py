@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ...base.errors import InputError
 from ...base.recipe import check
+from ...base.tensors import unfilled
 from ...checkpoints.bert_layout import is_bert, read_bert
 from ...checkpoints.clip_layouts import CONFIG, read_clip
 from ...checkpoints.native import CARD, Card, fill, read_card, read_weights
@@ -30,7 +29,7 @@ def clip_beside(folder: Path, card: Card) -> tuple[Clip, ClipRecipe]:
     sides = {"text_model.": "text", "text_projection.": "projection", "": "image"}
     tensors = {side + key: value for side, name in sides.items() for key, value in weights.get(name, {}).items()}
     made = ClipRecipe(text=recipe.text, image=recipe.image, shared_width=recipe.pooled_width)
-    with torch.device("meta"):
+    with unfilled():
         clip = made.build()
     fill(clip, tensors, "CLIP")
     return clip, made
@@ -40,7 +39,7 @@ def published_clip(folder: Path) -> tuple[Clip, ClipRecipe]:
     """One in transformers' layout."""
     values, tensors = read_clip(folder)
     made = ClipRecipe(**values)
-    with torch.device("meta"):
+    with unfilled():
         clip = made.build()
     fill(clip, tensors, "CLIP")
     return clip, made
@@ -64,7 +63,7 @@ def open_reader(folder: Path, text: ClipTextRecipe | BertRecipe) -> tuple[Clip |
     values, tensors = read_bert(folder)
     length = {"length": text.length} if isinstance(text, BertRecipe) else {}
     found = check(BertRecipe, {**values, **length}, str(folder))
-    with torch.device("meta"):
+    with unfilled():
         bert = Bert(found)
     fill(bert.text_model, tensors, "BERT")
     return bert, found, found.width

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...autoencoders.kl import KLRecipe
 from ...base.errors import InputError
 from ...base.recipe import check
+from ...base.tensors import unfilled
 from ...checkpoints import architecture, configs
 from ...checkpoints.diffusers_folder import write_folder
 from ...checkpoints.keymaps import Tensors
@@ -70,7 +69,7 @@ def checked(model: Published, reading: Reading) -> tuple[dict[str, Tensors], dic
         tensors = model.part("autoencoder")
         said = model.configs.get("autoencoder", {})
         made = check(KLRecipe, architecture.autoencoder_values(tensors, said), f"{model.path}: architecture")
-        with torch.device("meta"):
+        with unfilled():
             network = made.build()
         fill(network, tensors, "autoencoder")
         scale = architecture.scale_values(said, model.kind)

@@ -47,7 +47,7 @@ def open_folder(
     recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
     if card.links:
         check_files(folder, card)
-    weights = linked_weights(folder, card) if card.links else read_weights(folder, card)
+    weights = linked_weights(folder, card, precision) if card.links else read_weights(folder, card)
     tokenizer = Tokenizer.read(folder / "tokenizer.json", recipe.text.length)
     return painter_of(card, recipe, networks_of(recipe, weights), tokenizer, device, precision, backend)
 
@@ -56,7 +56,7 @@ def open_published(
     path: Path, device: torch.device, precision: torch.dtype, backend: str = "auto", reading: Reading | None = None
 ) -> DiffusionPainter:
     """A painter from a Stable Diffusion model of others, from where it lies: a single file, or a diffusers folder."""
-    found = find_published(path, reading=reading)
+    found = find_published(path, reading=reading, precision=precision)
     recipe, networks = found.built.recipe, found.built.networks
     return painter_of(found.card, recipe, networks, found.tokenizer, device, precision, backend)
 

@@ -72,10 +72,13 @@ class Found:
     tokenizer: Tokenizer
 
 
-def find_published(path: Path, name: str = "", reading: Reading | None = None) -> Found:
-    """Read a model, work out how it is built, and write its card. Raises InputError for what cannot paint here."""
+def find_published(path: Path, name: str = "", reading: Reading | None = None, precision: torch.dtype | None = None) -> Found:
+    """Read a model, work out how it is built, and write its card. Raises InputError for what cannot paint here.
+
+    precision: what its weights are brought to, where they are not to stay mapped as they are.
+    """
     reading = reading or Reading()
-    model = read_published(path, reading.ema, reading.variant, reading.configs)
+    model = read_published(path, reading.ema, reading.variant, reading.configs, precision)
     built = build(model, reading)
     recipe = built.recipe
     if model.task not in PAINTS:
@@ -140,7 +143,7 @@ def infotext_of(card: Card) -> dict[str, str]:
     return told
 
 
-def linked_weights(folder: Path, card: Card) -> dict[str, Tensors]:
+def linked_weights(folder: Path, card: Card, precision: torch.dtype | None = None) -> dict[str, Tensors]:
     """The tensors of a model whose card says where they lie. Raises InputError where those are not there, or changed."""
     parts: dict[str, Tensors] = {}
     for name, link in card.links.items():
@@ -149,7 +152,7 @@ def linked_weights(folder: Path, card: Card) -> dict[str, Tensors]:
             raise InputError(f"the file that {card.name} is read from", f"{path}, which is not there", "Add the model again.")
         if digest_of(path) != link.sha256:
             raise InputError(f"{path} as it was when {card.name} was added", "other content", "Add the model again.")
-        found = read_published(path, link.ema, link.variant)
+        found = read_published(path, link.ema, link.variant, precision=precision)
         parts |= found.parts if name == "model" else {name: found.part(name)}
     return {name: parts[name] for name in NETWORKS}
 

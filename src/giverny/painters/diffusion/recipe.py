@@ -16,6 +16,7 @@ from ...autoencoders.kl import KLAutoencoder, KLRecipe
 from ...autoencoders.vq import VQAutoencoder, VQRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
+from ...base.tensors import unfilled
 from ...checkpoints.native import fill
 from ...data.loader import Fit
 from ...denoisers.dit import DiT, DiTRecipe
@@ -230,7 +231,7 @@ class Parts:
 
 def networks_of(recipe: ModelRecipe, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, nn.Module]:
     """The networks that paint, by name, made over these very tensors. Raises InputError where one does not fit."""
-    with torch.device("meta"):  # weights take the place of the empty tensors: nothing is drawn only to be overwritten
+    with unfilled():
         made: dict[str, nn.Module] = {"text": recipe.text.build(), "denoiser": recipe.denoiser.build()}
         if recipe.projected:
             made["projection"] = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
