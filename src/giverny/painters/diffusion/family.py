@@ -74,8 +74,8 @@ def painter_of(
     made = {name: network.to(device, precision) for name, network in networks.items()}
     autoencoder = made.get("autoencoder")
     parts = assemble(recipe, tokenizer, made["text"], made.get("projection"), made["denoiser"], autoencoder)
-    if card.links and backend == "auto":  # packing copies all weights, and helps networks of that size little
-        backend = "plain"
+    if card.links and backend == "auto" and precision == torch.float32:
+        backend = "plain"  # it paints from the mapped file; packing would copy weights by the gigabyte
     faster = choose_backend(parts, backend, device, precision)
     backed = faster or (None, "plain")
     painter = DiffusionPainter(parts, card.name, card.fingerprint, card.size, card.knobs, device, precision, *backed)
