@@ -155,3 +155,16 @@ def test_every_score_that_may_be_named_is_measured(asked, tmp_path):
     assert row.reason is None and [score.name for score in row.scores] == names
     card = json.loads((tmp_path / "store" / "training" / row.training / "work" / "model" / "card.json").read_text())
     assert card["training"]["clock"] == "processor"
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    recipe, run = family("diffusion").tiny(), tmp_path / "runs" / "one"
+    first = train(recipe, run)
+    next(first)
+    with pytest.raises(InputError, match=r"that no other process trains; given .*which one is training"):
+        next(train(recipe, run, resume=True))
+    first.close()
+    again = train(recipe, run, resume=True)
+    next(again)
+    again.close()
+    assert [path.name for path in run.parent.iterdir()] == ["one"]

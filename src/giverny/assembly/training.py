@@ -6,11 +6,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..base.contracts import Frozen, Source, Trained
 from ..base.errors import InputError
@@ -50,7 +51,7 @@ def train(
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # torchrun: one device a process
     if budget is None and checked.budget is not None:
         budget = checked.budget
-    with world() as processes:
+    with world() as processes, _alone(run) if processes.leads else nullcontext():
         if not resume and processes.leads and (run / "stages").exists():
             raise InputError("a fresh run folder, or --resume", f"{run}, which holds a run", "Or name another with --out.")
         found = source if source is not None else open_source(checked.data.source)
@@ -69,6 +70,24 @@ def train(
         finally:
             if processes.leads and run.is_dir():
                 write_report(run)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """One training of a run at a time; the lock goes with the process, however that ends."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.with_name(f".{run.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        remedy = "Wait for it or stop it, or choose another folder with --out."
+        raise InputError("a run that no other process trains", f"{run}, which one is training", remedy) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # another has it open already
+            Path(lock.lock_file).unlink()
 
 
 def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device, clock: Clock = "wall") -> Card:
