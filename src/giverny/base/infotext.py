@@ -52,6 +52,16 @@ SCHEDULE_LABELS = (
 _OTHER_SPELLINGS = {"normal": "Uniform", "timesteps": "Automatic", "time_uniform": "Automatic", "lcm_webui": "Automatic"}
 
 
+# Settings that are one knob, and the value at which that program leaves them out. The last two are ours.
+_PLAIN: tuple[tuple[str, str, Any], ...] = (
+    ("Sigma churn", "s_churn", 0), ("Sigma tmin", "s_tmin", 0), ("Sigma tmax", "s_tmax", 0), ("Sigma noise", "s_noise", 1),
+    ("Schedule max sigma", "sigma_max", 0), ("Schedule min sigma", "sigma_min", 0), ("Schedule rho", "rho", 0),
+    ("Discard penultimate sigma", "discard_penultimate", False),
+    ("UniPC lower order final", "lower_order_final", True), ("Old prompt editing timelines", "old_timelines", False),
+    ("Comma backtrack", "comma_backtrack", 20), ("Latent consistency", "latent_consistency", False),
+)  # fmt: skip
+
+
 class Note(Frozen):
     """Something about one setting that a person should know."""
 
@@ -114,6 +124,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
     source, _, tree = provenance.noise.partition("+")
     sampler, spacing, clip_skip = knobs.get("sampler"), knobs.get("spacing"), knobs.get("clip_skip")
     plain, own = split_sampler(sampler or "")
+    plain, variant = ("UniPC", "bh2") if folded(plain) == "unipcbh2" else (plain, None)
     told: dict[str, Any] = {
         "Steps": knobs.get("steps"),
         "Sampler": sampler and sampler_label(plain),
@@ -126,14 +137,19 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         "Variation seed": variation and variation.seed,
         "Variation seed strength": variation and variation.strength,
         "Clip skip": clip_skip if clip_skip and clip_skip > 1 else None,
+        "Seed resize from": knobs.get("seed_resize_from") or None,
         "ENSD": knobs.get("ensd") or None,
+        **_seeds(provenance),
         "RNG": {"cpu": "CPU", "nv": "NV"}.get(source),
         "Brownian tree": tree or None,
         "Eta": knobs.get("eta_ancestral") if knobs.get("eta_ancestral", 1) != 1 else None,
         "Eta DDIM": (knobs.get("eta") or None) if sampler and folded(sampler) == "ddim" else None,
+        "UniPC variant": variant,
+        "UniPC order" if folded(plain) == "unipc" else "Order": knobs.get("order") or None,
         "Toward": toward and toward.prompt,
         "Toward share": toward and toward.share,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
+        **{key: value for key, knob, usual in _PLAIN if (value := knobs.get(knob, usual)) != usual},
         **_start(provenance),
         **_second_pass(knobs),
         **provenance.further,
@@ -146,6 +162,16 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         settings={key: _said(told[key]) for key in known},
         dialect="giverny",
     )
+
+
+def _seeds(provenance: Provenance) -> dict[str, Any]:
+    """Which program's seeds these are, in keys of ours; and the row of a batch."""
+    own, batch = provenance.knobs.get("seeds", "giverny"), provenance.request.batch
+    return {
+        "Seeds": own if own != "giverny" else None,
+        "Batch size": batch and batch.of,
+        "Batch pos": batch and batch.row,
+    }
 
 
 def _second_pass(knobs: Mapping[str, Any]) -> dict[str, Any]:

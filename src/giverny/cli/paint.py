@@ -106,9 +106,8 @@ def command(
         pattern = pattern_of(file, painter, voice).request(first)
         first = pattern.seed if seed is None else seed
         words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
-        requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
-        parts = {"toward": pattern.toward, "variation": pattern.variation}
-        requests = [request.model_copy(update=parts) for request in requests]
+        parts = {"toward": pattern.toward, "variation": pattern.variation, "batch": pattern.batch}
+        requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs}, parts)
     over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
     requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
     pictures = paint_into(painter, requests, out, trace, voice)

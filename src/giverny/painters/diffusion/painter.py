@@ -39,18 +39,18 @@ from ...base.contracts import (
 from ...base.errors import InputError
 from ...base.images import Filter, resize, to_pixels
 from ...base.recipe import check
-from ...base.runtime import PictureStreams, versions
+from ...base.runtime import versions
 from ...sampling.brownian import TreeNoise
-from ...sampling.names import AUTOMATIC, FACTS, UNIT_START, Spacing, resolve
-from ...sampling.noise import PictureNoise
-from ...sampling.samplers import SAMPLERS, Walk
-from ...sampling.schedules import levels
+from ...sampling.names import FACTS, UNIT_START, resolve
+from ...sampling.noise import PictureNoise, Streams
+from ...sampling.samplers import Walk
 from ...steering.between import between
 from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
 from .adapters import Adapters, Worn
 from .backends import choose_backend
 from .beginning import PURE, Beginning, beginning, run_over
+from .course import check_seeds, levels_of, sampler_of, spacing_of, streams_of
 from .estimate import estimates
 from .guard import exactly, in_float32, quiet, sound
 from .guides import ClipGuide
@@ -69,7 +69,7 @@ class DiffusionPainter:
 
     family = "diffusion"
     knobs: type[Knobs] = DiffusionKnobs
-    can = frozenset({"toward", "variation", "start"})
+    can = frozenset({"toward", "variation", "start", "batch"})
 
     def __init__(
         self,
@@ -99,6 +99,8 @@ class DiffusionPainter:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
         knobs = check(DiffusionKnobs, {**self.defaults, **request.knobs}, "knobs")
         self.levels(knobs)
+        self.sampler(knobs)
+        check_seeds(request, knobs)
         if knobs.guidance_from > knobs.guidance_to:
             raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
         if knobs.threshold and self.parts.recipe.autoencoder is not None:
@@ -185,13 +187,12 @@ class DiffusionPainter:
         begun = self._beginning(starts, size) if starts else None
         beside = begun.channels if begun else None
         make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside)
-        others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
-        streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
+        streams = streams_of(requests, knobs, self.codec.factor)
         sampler = self.sampler(knobs)
         noise = self._noise(streams, size, knobs)
         run = Run(requests, total, previews, trace)
         if begun is None:
-            x = noise.initial(whole[0], full=self.spacing(knobs) in UNIT_START)
+            x = noise.initial(whole[0], full=spacing_of(knobs) in UNIT_START)
             keep = None
         else:
             drawn = noise.initial(PURE)
@@ -205,7 +206,7 @@ class DiffusionPainter:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
             if again is not None:
-                noise = self._noise(streams, larger, knobs)  # the same streams, further on
+                noise = self._noise(streams.again(), larger, knobs)
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
                 run.note(self._pixels, x)
                 x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before)
@@ -279,29 +280,17 @@ class DiffusionPainter:
         faster = choose_backend(parts, self.backend, self.device, self.precision)
         return faster[0] if faster else parts.denoiser
 
-    def _noise(self, streams: PictureStreams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
+    def _noise(self, streams: Streams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
         shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
         kind = TreeNoise if FACTS[resolve(knobs.sampler).sampler].draws == "tree" else PictureNoise
         # Networks may be coarse; the sum of all steps is not.
         return kind(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
 
-    def spacing(self, knobs: DiffusionKnobs) -> Spacing:
-        """How levels are spread: as the sampler's name says, else as the knob does, else as is usual for the sampler."""
-        named = resolve(knobs.sampler)
-        chosen: Any = named.spacing or knobs.spacing
-        return FACTS[named.sampler].usual if chosen == AUTOMATIC else chosen
-
     def levels(self, knobs: DiffusionKnobs) -> Levels:
-        """The levels of a run. Raises InputError for an unknown sampler, and for steps that the spacing has not."""
-        discard = resolve(knobs.sampler).discard
-        return levels(self.parts.denoiser.table, knobs.steps, self.spacing(knobs), discard_penultimate=discard)
+        return levels_of(self.parts.denoiser.table, knobs)
 
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
-        facts = FACTS[resolve(knobs.sampler).sampler]
-        sampler: Any = SAMPLERS[facts.name]
-        if "eta" not in facts.options:
-            return sampler
-        return partial(sampler, eta=knobs.eta if facts.name == "ddim" else knobs.eta_ancestral)
+        return sampler_of(self.parts.denoiser.table, knobs)
 
     def _conditions(self, requests: Sequence[Request]) -> tuple[Condition, Condition]:
         """What the denoiser is told under prompts without syntax, and under the negative ones; all are read at once."""
