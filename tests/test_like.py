@@ -286,7 +286,7 @@ def test_brackets_are_those_of_the_program_that_wrote_them(more, dialect, old):
 
 
 def test_samplers_and_numbers_that_are_not_here_are_said():
-    made = taken("Steps: many, Sampler: DPM adaptive, CFG scale: 99, Seed: 99999999999999999999, Size: big, Hires upscale: 0.5")
+    made = taken("Steps: many, Sampler: DPM eager, CFG scale: 99, Seed: 99999999999999999999, Size: big, Hires upscale: 0.5")
     assert (
         made.knobs == {"dialect": "a1111", "noise": "nv", "seeds": "a1111"}
         and made.seed is None

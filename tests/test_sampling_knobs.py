@@ -5,7 +5,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from giverny.base.contracts import Request
+from giverny.base.contracts import Done, Progress, Request, Started
 from giverny.base.errors import InputError
 from giverny.base.infotext import infotext
 from giverny.base.picture import read_provenance
@@ -16,10 +16,10 @@ from giverny.painters.diffusion.painter import DiffusionPainter
 from giverny.pipelines.like import like
 from giverny.sampling.names import FACTS
 from giverny.sampling.samplers import SAMPLERS, integrate
-from giverny.sampling.schedules import levels
+from giverny.sampling.schedules import beta_table, levels
 from test_infotext import provenance
-from test_samplers_referee import falling, fresh, from_ratios, toy
-from tiny_painters import WORDS, painted, tiny_painter
+from test_samplers_referee import fresh, toy
+from tiny_painters import WORDS, painted, requests, story, tiny_painter
 
 CAN = DiffusionPainter.can
 RED = (WORDS[0], 3)
@@ -44,7 +44,7 @@ OPTIONS = [
 def test_options_of_samplers_are_knobs(name, options):
     """The sampler that knobs make walks as the function with these options does, and otherwise than without."""
     seed, draw = fresh()
-    clean, run = toy(draw, True), from_ratios(falling(draw))
+    clean, run = toy(draw, True), levels(beta_table("scaled_linear"), 8, "karras")
     x = torch.randn(2, 4, 3, 3, generator=draw, dtype=torch.float64)
     painter = tiny_painter(schedule="scaled_linear", zero=False)
 
@@ -96,6 +96,22 @@ def test_old_timelines_and_commas_are_knobs():
     words = "a red circle, two big blue squares"  # the window ends among the words behind the comma
     assert not np.array_equal(seen(words, windows=2), seen(words, windows=2, comma_backtrack=0))
     assert np.array_equal(seen(words, windows=2), seen("a red circle, BREAK two big blue squares", windows=2))
+
+
+def test_a_sampler_that_finds_its_steps_as_it_goes_says_so():
+    """No total is promised, steps are counted, and each picture is painted alone: it has its own steps."""
+    painter = tiny_painter(schedule="scaled_linear", zero=False)
+    knobs = {"sampler": "DPM adaptive", "upscale": 1.5}
+    events = list(painter.paint(requests(RED, (WORDS[1], 4), **knobs), trace=True))
+    assert [e.total for e in events if isinstance(e, Started)] == [None, None]
+    for i, one in enumerate((RED, (WORDS[1], 4))):
+        told = [e for e in events if isinstance(e, Progress) and e.id == str(i)]
+        assert [e.step for e in told] == list(range(1, len(told) + 1)) and {e.total for e in told} == {None}
+        (done,) = [e.artifact for e in events if isinstance(e, Done) and e.id == str(i)]
+        assert np.array_equal(done.pixels, painted(painter, one, **knobs)[0].pixels)
+        assert len(done.trace) == len(told) + 2 and done.provenance.batch == 1
+    total, told, _ = story(painter, requests(RED, sampler="DPM fast", steps=7)[0])
+    assert total == 7 and [e.step for e in told] == [3, 6, 7]  # estimates, of which there are as many as steps
 
 
 @needs_diffusers
@@ -190,5 +206,7 @@ def test_truth_values_are_flags_of_the_command_line(tiny_runs, tmp_path):
     flags = ("--sampler", "unipc", "--lower-order-final", "false", "--order", "2", "--steps", "3", "--seed", "1")
     result = CliRunner().invoke(cli, ["paint", "a", "-m", str(tiny_runs["diffusion"]), "-o", str(tmp_path), *flags])
     assert result.exit_code == 0, result.output
+    adaptive = ["paint", "a", "-n", "2", "-m", str(tiny_runs["diffusion"]), "-o", str(tmp_path), "--sampler", "dpm adaptive"]
+    assert CliRunner().invoke(cli, adaptive).exit_code == 0
     knobs = read_provenance(tmp_path / "00000.png").knobs
     assert knobs["lower_order_final"] is False and knobs["order"] == 2

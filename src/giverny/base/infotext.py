@@ -39,11 +39,13 @@ KEYS = (
     "Version", "User",
 )  # fmt: skip
 
-SAMPLER_LABELS = (
-    "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler", "LMS",
-    "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
-    "UniPC bh2", "LCM", "DDPM",
-)  # fmt: skip
+SAMPLER_LABELS = {  # {name here: as that program writes it}; the last two are ours
+    "dpmpp_2m": "DPM++ 2M", "dpmpp_sde": "DPM++ SDE", "dpmpp_2m_sde": "DPM++ 2M SDE", "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_2s_a": "DPM++ 2S a", "dpmpp_3m_sde": "DPM++ 3M SDE", "euler_a": "Euler a", "euler": "Euler", "lms": "LMS",
+    "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm_fast": "DPM fast", "dpm_adaptive": "DPM adaptive",
+    "restart": "Restart", "ddim": "DDIM", "ddim_cfgpp": "DDIM CFG++", "plms": "PLMS", "unipc": "UniPC", "lcm": "LCM",
+    "unipc_bh2": "UniPC bh2", "ddpm": "DDPM",
+}  # fmt: skip
 SCHEDULE_LABELS = (
     "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps",
     "Simple", "Normal", "DDIM", "Beta", "Trailing", "Leading",
@@ -215,7 +217,7 @@ def folded(name: str) -> str:
     return "".join(c for c in plain if c.isalnum())
 
 
-_SAMPLERS = {folded(label): label for label in SAMPLER_LABELS}
+_SAMPLERS = {folded(label): label for label in SAMPLER_LABELS.values()}
 _SCHEDULES = {folded(label): label for label in SCHEDULE_LABELS}
 
 

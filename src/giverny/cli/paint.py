@@ -211,13 +211,15 @@ def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[
 
     from ..base.contracts import Done, Failed, Progress
 
-    moved = 0
+    reached: dict[str, float] = {}  # how far each picture is; one of unforeseen steps counts when it is done
     with voice.progress(what, count) as move, closing(painting) as events:
         for event in events:
             if isinstance(event, Progress):
-                moved += 1
-                move(moved / (event.total or 1), total=count)
+                reached[event.id] = event.step / event.total if event.total else 0
+                move(sum(reached.values()), total=count)
             elif isinstance(event, Done | Failed):
+                reached[event.id] = 1
+                move(sum(reached.values()), total=count)
                 if isinstance(event, Done) and event.id in files:
                     event.artifact.save(files[event.id])
                     told = event.artifact.provenance

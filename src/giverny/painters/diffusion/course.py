@@ -70,6 +70,11 @@ def sampler_of(table: Tensor, knobs: DiffusionKnobs) -> Sampler:
     return taught
 
 
+def alone(knobs: DiffusionKnobs) -> bool:
+    """Whether a picture is painted by itself: how many steps it takes shows on the way, and would hang on its neighbours."""
+    return FACTS[resolve(knobs.sampler).sampler].pace == "adaptive"
+
+
 def check_seeds(request: Request, knobs: DiffusionKnobs) -> None:
     """Raises InputError where a request asks of its noise what the program whose seeds it has does not know."""
     for name in ("ensd", "seed_resize_from"):

@@ -50,7 +50,7 @@ from ...text.space import SharedSpace
 from .adapters import Adapters, Worn
 from .backends import choose_backend
 from .beginning import PURE, Beginning, beginning, run_over
-from .course import check_seeds, levels_of, sampler_of, spacing_of, streams_of
+from .course import alone, check_seeds, levels_of, sampler_of, spacing_of, streams_of
 from .estimate import estimates
 from .guard import exactly, in_float32, quiet, sound
 from .guides import ClipGuide
@@ -154,8 +154,9 @@ class DiffusionPainter:
             shape = self._prompts(self.parts, knobs, [request]).shape, begins
             groups.setdefault((knobs, size, shape), []).append(request)
         for (knobs, size, _), group in groups.items():
-            for first in range(0, len(group), BATCH):
-                yield from self._paint(group[first : first + BATCH], knobs, size, previews, trace)
+            most = 1 if alone(knobs) else BATCH
+            for first in range(0, len(group), most):
+                yield from self._paint(group[first : first + most], knobs, size, previews, trace)
 
     def _paint(
         self, requests: Sequence[Request], knobs: DiffusionKnobs, size: tuple[int, int], previews: bool, trace: bool
@@ -176,7 +177,7 @@ class DiffusionPainter:
         spread, whole = self.levels_from(knobs, requests[0].start), self.levels(knobs)
         again = last_steps(whole, knobs.upscale_strength) if knobs.upscale > 1 else None
         before = spread.steps if spread else 0
-        total = before + (again.steps if again else 0)
+        total = None if alone(knobs) else before + (again.steps if again else 0)
         for request in requests:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
@@ -201,7 +202,7 @@ class DiffusionPainter:
             keep = partial(begun.kept, noise=drawn) if begun.keeps else None
         run.note(self._pixels, x)
         if spread is not None:
-            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, 0, keep)
+            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep)
         if knobs.upscale > 1 and run.going:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
@@ -209,7 +210,7 @@ class DiffusionPainter:
                 noise = self._noise(streams.again(), larger, knobs)
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
                 run.note(self._pixels, x)
-                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before)
+                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run)
         if not run.going:
             return
         made = self._decoded(x, codec)
@@ -230,18 +231,19 @@ class DiffusionPainter:
         self,
         walk: Walk,
         run: Run,
-        told: int,  # steps of earlier runs over these pictures
         keep: Callable[[Tensor, NoiseLevel], Tensor] | None = None,  # what a sample is changed to after each step
     ) -> Generator[Event, None, Tensor]:
         """Pull a sampler to its end, telling of each step; returns the final sample, zeros where a picture was lost."""
         edited: Tensor | None = None
+        before = run.told
         while True:
             try:
                 step = walk.send(edited)
             except StopIteration as end:
                 final: Tensor = end.value
                 return final
-            yield from run.lose(~sound(step.x), f"the denoiser at step {told + step.index + 1} of {run.total}")
+            run.told = before + step.index + 1
+            yield from run.lose(~sound(step.x), f"the denoiser at {run.place}")
             if not run.going:
                 return step.x
             edited = keep(step.x, step.level) if keep is not None else None
@@ -250,7 +252,7 @@ class DiffusionPainter:
             run.note(self._pixels, step.x if edited is None else edited)
             shown = self._pixels(step.clean) if run.previews else None
             for i, request in run.left():
-                yield Progress(request.id, told + step.index + 1, run.total, shown[i] if shown is not None else None)
+                yield Progress(request.id, run.told, run.total, shown[i] if shown is not None else None)
 
     def _beginning(self, starts: Sequence[Start], size: tuple[int, int]) -> Beginning:
         fine = torch.promote_types(self.precision, torch.float32)
