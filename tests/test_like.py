@@ -204,7 +204,7 @@ def test_the_texts_of_the_source_become_exact_requests(case):
     for knob, value in (
         ("noise", "nv"),
         ("dialect", "a1111"),
-        ("seeds", "a1111"),
+        ("seeding", "a1111"),
         ("vae", "vae-ft-mse-840000-ema-pruned.ckpt"),
     ):
         if knob in DiffusionKnobs.model_fields and (knob != "vae" or model != PLAIN):
@@ -227,7 +227,7 @@ def test_a_painter_that_learns_a_knob_follows_its_setting():
     assert not {"Clip skip", "RNG"} & set(told(without.notes))
     assert having.knobs | {"spacing": "normal"} == {
         "steps": 5, "sampler": "euler_a", "spacing": "normal", "clip_skip": 2, "s_min_uncond": 0.5, "noise": "nv",
-        "strength": 0.4, "dialect": "a1111", "seeds": "a1111",
+        "strength": 0.4, "dialect": "a1111", "seeding": "a1111",
     }  # fmt: skip
     assert not {"Clip skip", "NGMS", "RNG", "Denoising strength"} & set(told(having.notes)) and "Own key" in told(having.notes)
     assert taken(f"{line}, RNG: CPU", More).knobs["noise"] == "cpu" and "RNG" not in told(taken(f"{line}, RNG: CPU").notes)
@@ -288,7 +288,7 @@ def test_brackets_are_those_of_the_program_that_wrote_them(more, dialect, old):
 def test_samplers_and_numbers_that_are_not_here_are_said():
     made = taken("Steps: many, Sampler: DPM eager, CFG scale: 99, Seed: 99999999999999999999, Size: big, Hires upscale: 0.5")
     assert (
-        made.knobs == {"dialect": "a1111", "noise": "nv", "seeds": "a1111"}
+        made.knobs == {"dialect": "a1111", "noise": "nv", "seeding": "a1111"}
         and made.seed is None
         and made.size is None
         and made.request(7).seed == 7
@@ -321,7 +321,7 @@ def test_ways_to_other_prompts_and_seeds():
     line = 'Steps: 8, Seed: 1, Variation seed: 5, Variation seed strength: 0.25, Toward: "b, c", Toward share: 0.5'
     made = taken(line)
     assert made.variation == Variation(seed=5, strength=0.25) and made.toward == Toward(prompt="b, c", share=0.5)
-    assert "Variation seed" not in told(made.notes) and made.knobs["seeds"] == "a1111"
+    assert "Variation seed" not in told(made.notes) and made.knobs["seeding"] == "a1111"
 
     class Otherwise(Knobs):
         steps: int = 1

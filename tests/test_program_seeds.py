@@ -99,7 +99,7 @@ def test_a_painted_picture_has_the_web_interfaces_noise(case, source):
     """Initial noise and fresh draws: the same pixels as by hand, whatever else is in the batch."""
     painter, seed = tiny_painter(zero=False, schedule="scaled_linear"), random.randrange(2**32)
     variation, small = case.get("variation"), case.get("small")
-    knobs = {"seeds": "a1111", "noise": source, "sampler": "euler_a", "ensd": case.get("ensd", 0), "steps": 5}
+    knobs = {"seeding": "a1111", "noise": source, "sampler": "euler_a", "ensd": case.get("ensd", 0), "steps": 5}
     knobs["seed_resize_from"] = f"{small[1] * 2}x{small[0] * 2}" if small else ""  # two pixels are one place here
     asked = Request(prompt=WORDS[0], seed=seed, knobs=knobs)
     if variation:
@@ -109,7 +109,7 @@ def test_a_painted_picture_has_the_web_interfaces_noise(case, source):
     assert np.array_equal(got.pixels, wanted)
     beside = painted(painter, Request(prompt=WORDS[1], seed=5, knobs=knobs), asked)[1]
     assert abs(beside.pixels.astype(int) - wanted).max() <= 1
-    others = {**knobs, "seeds": "giverny", "ensd": 0, "seed_resize_from": ""}
+    others = {**knobs, "seeding": "giverny", "ensd": 0, "seed_resize_from": ""}
     ours = painted(painter, asked.model_copy(update={"knobs": others}))[0].pixels
     assert np.array_equal(ours, wanted) == (not case)  # a seed alone means the same
 
@@ -117,7 +117,7 @@ def test_a_painted_picture_has_the_web_interfaces_noise(case, source):
 def test_a_second_pass_of_the_web_interface_begins_with_its_seeds_again():
     """From pure noise (strength 1, zero terminal SNR) nothing of the first pass is left: it is as if there were none."""
     painter, seed = tiny_painter(), random.randrange(2**32)
-    knobs = {"seeds": "a1111", "sampler": "euler_a", "ensd": 7, "upscale": 1.5, "upscale_strength": 1.0}
+    knobs = {"seeding": "a1111", "sampler": "euler_a", "ensd": 7, "upscale": 1.5, "upscale_strength": 1.0}
     asked = Request(prompt=WORDS[0], seed=seed, knobs=knobs, variation=Variation(seed=3, strength=0.4))
     shape = (4, 12, 12)
     wanted = by_hand(painter, asked, *webui(shape, seed, "cpu", (3, 0.4), None, 7), "euler_a", shape)
@@ -128,7 +128,7 @@ def test_a_second_pass_of_the_web_interface_begins_with_its_seeds_again():
 def test_a_batch_of_comfyui_is_one_draw(later):
     """Every draw is of the whole batch; a row alone is the same picture as among the others."""
     painter, seed = tiny_painter(zero=False, schedule="scaled_linear"), random.randrange(2**32)
-    knobs = {"seeds": "comfyui", "noise": later, "sampler": "euler_a", "steps": 5}
+    knobs = {"seeding": "comfyui", "noise": later, "sampler": "euler_a", "steps": 5}
     asked = requests_for([WORDS[0]], 3, seed, knobs=knobs)
     assert [(r.seed, r.batch) for r in asked] == [(seed, BatchRow(row=k, of=3)) for k in range(3)]
     pictures = painted(painter, *asked)
@@ -142,14 +142,14 @@ def test_a_batch_of_comfyui_is_one_draw(later):
     again, differing = repaint(painter, pictures[1].provenance)
     assert not differing and np.array_equal(again.pixels, pictures[1].pixels)
     alone = Request(prompt=WORDS[0], seed=seed, knobs={"sampler": "euler", "steps": 5})
-    same = alone.model_copy(update={"knobs": {**alone.knobs, "seeds": "comfyui"}})
+    same = alone.model_copy(update={"knobs": {**alone.knobs, "seeding": "comfyui"}})
     assert np.array_equal(painted(painter, alone)[0].pixels, painted(painter, same)[0].pixels)  # one of one
 
 
 def test_rows_of_a_batch_have_trees_of_their_own():
     streams = ComfyStreams([Place(5), Place(5, 1, 2), Place(5, 0, 2), Place(6, 1, 2)])
     assert streams.seeds[0] == streams.seeds[2] == 5 and len(set(streams.seeds)) == 3
-    knobs = {"seeds": "comfyui", "sampler": "dpm++ sde", "steps": 3}
+    knobs = {"seeding": "comfyui", "sampler": "dpm++ sde", "steps": 3}
     two = painted(tiny_painter(), *requests_for([WORDS[0]], 2, 5, knobs=knobs))
     assert not np.array_equal(two[0].pixels, two[1].pixels)
 
@@ -161,14 +161,14 @@ def test_several_pictures_are_numbered_as_their_program_does():
     varied = {"variation": Variation(seed=7, strength=0.5)}
     ours = several(Request(seed=3, **varied), 3)
     assert [(r.seed, r.variation.seed) for r in ours] == [(3, 7), (4, 7), (5, 7)]
-    theirs = several(Request(seed=3, knobs={"seeds": "a1111"}, **varied), 3)
+    theirs = several(Request(seed=3, knobs={"seeding": "a1111"}, **varied), 3)
     assert [(r.seed, r.variation.seed) for r in theirs] == [(3, 7), (3, 8), (3, 9)]
-    off = several(Request(seed=3, knobs={"seeds": "a1111"}, variation=Variation(seed=7, strength=0)), 2)
+    off = several(Request(seed=3, knobs={"seeding": "a1111"}, variation=Variation(seed=7, strength=0)), 2)
     assert [r.seed for r in off] == [3, 4]
-    assert [r.seed for r in several(Request(seed=2**63 - 1, knobs={"seeds": "a1111"}), 2)] == [2**63 - 1, 0]
-    rows = several(Request(seed=3, knobs={"seeds": "comfyui"}, batch=BatchRow(of=4)), 2)
+    assert [r.seed for r in several(Request(seed=2**63 - 1, knobs={"seeding": "a1111"}), 2)] == [2**63 - 1, 0]
+    rows = several(Request(seed=3, knobs={"seeding": "comfyui"}, batch=BatchRow(of=4)), 2)
     assert [(r.seed, r.batch) for r in rows] == [(3, BatchRow(row=0, of=4)), (3, BatchRow(row=1, of=4))]
-    one = Request(seed=3, knobs={"seeds": "comfyui"}, batch=BatchRow(row=2, of=4))
+    one = Request(seed=3, knobs={"seeding": "comfyui"}, batch=BatchRow(row=2, of=4))
     assert several(one, 1) == [one]
     with pytest.raises(ValueError, match="row 4"):
         BatchRow(row=4, of=4)
@@ -177,12 +177,12 @@ def test_several_pictures_are_numbered_as_their_program_does():
 @pytest.mark.parametrize(
     ("knobs", "parts", "said"),
     [
-        ({"ensd": 1}, {}, "seeds=a1111"),
-        ({"seed_resize_from": "16x16", "seeds": "comfyui"}, {}, "seeds=a1111"),
+        ({"ensd": 1}, {}, "seeding=a1111"),
+        ({"seed_resize_from": "16x16", "seeding": "comfyui"}, {}, "seeding=a1111"),
         ({"seed_resize_from": "16"}, {}, "seed_resize_from"),
         ({"seed_resize_from": "0x16"}, {}, "seed_resize_from"),
-        ({}, {"batch": BatchRow(row=1, of=2)}, "seeds comfyui"),
-        ({"seeds": "comfyui"}, {"variation": Variation(seed=1, strength=0.5)}, "variation"),
+        ({}, {"batch": BatchRow(row=1, of=2)}, "seeding comfyui"),
+        ({"seeding": "comfyui"}, {"variation": Variation(seed=1, strength=0.5)}, "variation"),
     ],
 )
 def test_what_a_program_does_not_know_is_an_error(knobs, parts, said):
@@ -203,14 +203,14 @@ LINE = (
 def test_the_words_of_the_web_interface_ask_for_its_noise():
     made = like(parse_infotext(f"a\n{LINE}"), DiffusionKnobs, CAN)
     assert made.variation == Variation(seed=12, strength=0.25)
-    wanted = {"seeds": "a1111", "ensd": 31337, "seed_resize_from": "16x16", "noise": "nv"}
+    wanted = {"seeding": "a1111", "ensd": 31337, "seed_resize_from": "16x16", "noise": "nv"}
     assert {name: made.knobs[name] for name in wanted} == wanted
     assert not made.notes
     for nothing in ("-1x-1", "0x0"):
         line = LINE.replace("Seed resize from: 16x16", f"Seed resize from: {nothing}")
         assert like(parse_infotext(f"a\n{line}"), DiffusionKnobs, CAN).knobs["seed_resize_from"] == ""
     novel = parse_infotext("a\nSteps: 4, ENSD: 31337, Seed: 1").model_copy(update={"dialect": "novelai"})
-    assert like(novel, DiffusionKnobs, CAN).knobs["seeds"] == "a1111"
+    assert like(novel, DiffusionKnobs, CAN).knobs["seeding"] == "a1111"
     # and a picture of ours says it in the same words
     again = parse_infotext(infotext(ours(made.request())))
     assert {k: again.settings[k] for k in ("Variation seed", "Seed resize from", "ENSD", "Seeds")} == {
@@ -232,12 +232,12 @@ def test_a_graph_of_comfyui_asks_for_its_noise():
     found = from_comfy(several_at_once)
     made = like(found, DiffusionKnobs, CAN)
     assert found.settings["Batch size"] == "4" and made.batch == BatchRow(row=0, of=4)
-    assert made.knobs["seeds"] == "comfyui" and made.knobs["noise"] == "cpu"
+    assert made.knobs["seeding"] == "comfyui" and made.knobs["noise"] == "cpu"
     notes = {note.key: str(note) for note in made.notes}
     assert "-n 4" in notes["Batch size"] and any("device it was painted on" in str(note) for note in made.notes)
     assert [r.batch.row for r in several(made.request(), 4)] == [0, 1, 2, 3]
     alone = like(from_comfy(graph()), DiffusionKnobs, CAN)
-    assert alone.batch is None and alone.knobs["seeds"] == "comfyui" and not any("device" in str(n) for n in alone.notes)
+    assert alone.batch is None and alone.knobs["seeding"] == "comfyui" and not any("device" in str(n) for n in alone.notes)
     told = infotext(ours(made.request().model_copy(update={"batch": BatchRow(row=2, of=4)})))
     assert "Seeds: comfyui" in told and "Batch size: 4, Batch pos: 2" in told
     assert like(parse_infotext(told), DiffusionKnobs, CAN).batch == BatchRow(row=2, of=4)

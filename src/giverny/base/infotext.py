@@ -168,7 +168,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
 
 def _seeds(provenance: Provenance) -> dict[str, Any]:
     """Which program's seeds these are, in keys of ours; and the row of a batch."""
-    own, batch = provenance.knobs.get("seeds", "giverny"), provenance.request.batch
+    own, batch = provenance.knobs.get("seeding", "giverny"), provenance.request.batch
     return {
         "Seeds": own if own != "giverny" else None,
         "Batch size": batch and batch.of,

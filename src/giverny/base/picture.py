@@ -40,7 +40,7 @@ class Variation(Frozen):
     What Stable Diffusion web interfaces call variation seed and strength. AUTOMATIC1111's (modules/rng.py) mixes column by
     column, and only the initial noise. Here a picture's noise is one vector, and fresh noise of later steps is mixed as
     well: so strength 1 is the other seed's picture for every sampler, and a walk over several seeds has no jump where one
-    leg ends and the next begins. Painters that have a knob `seeds` mix as that program does where it says so.
+    leg ends and the next begins. Painters that have a knob `seeding` mix as that program does where it says so.
     """
 
     seed: int = Field(ge=0, lt=2**63, description="the other random stream")

@@ -102,7 +102,7 @@ FOLLOWED: Mapping[str, Rule] = {
     "Clip skip": Rule("clip_skip", _whole),
     "ENSD": Rule("ensd", _whole),
     "Seed resize from": Rule("seed_resize_from", _size),
-    "Seeds": Rule("seeds", str.lower),  # ours
+    "Seeds": Rule("seeding", str.lower),  # ours
     "RNG": Rule("noise", _source),
     "NGMS": Rule("s_min_uncond", _number),
     "Tiling": Rule("tiling", lambda text: text == "True"),
@@ -268,12 +268,12 @@ class _Work:
     def seeds(self) -> None:
         """Which program's way from seeds to noise is meant, and what of it cannot be known."""
         program = _SEEDS.get(self.dialect) or ("a1111" if self.dialect == "novelai" and "ENSD" in self.said else None)
-        if program and self.said and self.takes("seeds", program):
-            self.set("Seeds", "seeds", program)
+        if program and self.said and self.takes("seeding", program):
+            self.set("Seeds", "seeding", program)
         draws = FACTS[self.knobs["sampler"]].draws if "sampler" in self.knobs else "none"
         if self.dialect != "giverny" and draws == "tree":
             self.note("Sampler", "draws from a Brownian tree, which here is another one than there", "an alike picture")
-        elif self.dialect == "comfyui" and draws == "fresh" and "seeds" in self.knobs:
+        elif self.dialect == "comfyui" and draws == "fresh" and "seeding" in self.knobs:
             problem = "noise behind the first is that of the device it was painted on, which is not said: the CPU's is taken"
             self.notes.append(Note(key="", problem=problem, suggestion="noise=nv is an NVIDIA card's"))
 
@@ -354,12 +354,12 @@ class _Work:
             self.note("Variation seed", "cannot be taken")
             return None
         self.became["Variation seed strength"] = f"variation strength {strength:g}"
-        if self.dialect != "giverny" and self.knobs.get("seeds") != "a1111":
+        if self.dialect != "giverny" and self.knobs.get("seeding") != "a1111":
             self.note("Variation seed", "is mixed in as one vector here, elsewhere column by column", "an alike picture")
         return made
 
     def batch(self) -> BatchRow | None:
-        if self.knobs.get("seeds") != "comfyui" or "batch" not in self.can or "Batch size" not in self.said:
+        if self.knobs.get("seeding") != "comfyui" or "batch" not in self.can or "Batch size" not in self.said:
             return None
         try:
             made = BatchRow(row=_whole(self.said.get("Batch pos", "0")), of=_whole(self.said["Batch size"]))

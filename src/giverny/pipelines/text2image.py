@@ -27,14 +27,14 @@ def requests_for(
 
 
 def several(asked: Request, count: int) -> list[Request]:
-    """`count` pictures of one request, numbered as the program does whose seeds it has (knob `seeds`).
+    """`count` pictures of one request, numbered as the program does whose seeds it has (knob `seeding`).
 
     Picture k has seed + k. Of AUTOMATIC1111 those with a variation have all one seed, and variation seed + k; of ComfyUI all
     are rows of one draw. One picture is the request itself.
     """
     if count < 1:
         raise InputError("at least one picture per prompt", str(count))
-    program, variation = asked.knobs.get("seeds"), asked.variation
+    program, variation = asked.knobs.get("seeding"), asked.variation
     parts: list[dict[str, Any]]
     if program == "comfyui" and count > 1:
         together = max(count, asked.batch.of if asked.batch else 1)

@@ -78,21 +78,25 @@ def alone(knobs: DiffusionKnobs) -> bool:
 def check_seeds(request: Request, knobs: DiffusionKnobs) -> None:
     """Raises InputError where a request asks of its noise what the program whose seeds it has does not know."""
     for name in ("ensd", "seed_resize_from"):
-        if getattr(knobs, name) and knobs.seeds != "a1111":
-            raise InputError(f"seeds a1111 with {name}", f"seeds {knobs.seeds}", f"say seeds=a1111, or leave {name} away")
-    if request.batch is not None and knobs.seeds != "comfyui":
-        raise InputError("seeds comfyui for the row of a batch", f"seeds {knobs.seeds}", "others give each picture a seed")
-    if request.variation is not None and knobs.seeds == "comfyui":
-        raise InputError("seeds giverny or a1111 for a variation", "seeds comfyui", "that program has none")
+        if getattr(knobs, name) and knobs.seeding != "a1111":
+            raise InputError(
+                f"seeding a1111 with {name}", f"seeding {knobs.seeding}", f"say seeding=a1111, or leave {name} away"
+            )
+    if request.batch is not None and knobs.seeding != "comfyui":
+        raise InputError(
+            "seeding comfyui for the row of a batch", f"seeding {knobs.seeding}", "others give each picture a seed"
+        )
+    if request.variation is not None and knobs.seeding == "comfyui":
+        raise InputError("seeding giverny or a1111 for a variation", "seeding comfyui", "that program has none")
 
 
 def streams_of(requests: Sequence[Request], knobs: DiffusionKnobs, factor: int) -> Streams:
     """The random numbers of these pictures. factor: pixels per place of a sample, along a side."""
-    if knobs.seeds == "comfyui":
+    if knobs.seeding == "comfyui":
         rows = [(r.seed, *((r.batch.row, r.batch.of) if r.batch else (0, 1))) for r in requests]
         return ComfyStreams([Place(*row) for row in rows], knobs.noise)
     others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
-    if knobs.seeds == "giverny":
+    if knobs.seeding == "giverny":
         return PictureStreams([r.seed for r in requests], others, knobs.noise)
     seeds = [Seed(r.seed, *(other or ())) for r, other in zip(requests, others, strict=True)]
     return WebuiStreams(seeds, knobs.noise, read_size(knobs.seed_resize_from), knobs.ensd, factor)

@@ -91,12 +91,12 @@ class DiffusionKnobs(Knobs):
         False, description="lcm: estimate as latent consistency models are taught to, with their boundary condition"
     )
     noise: Literal["cpu", "nv"] = Field("cpu", description="whose random numbers: torch's on the CPU, or an NVIDIA card's")
-    seeds: Literal["giverny", "a1111", "comfyui"] = Field(
+    seeding: Literal["giverny", "a1111", "comfyui"] = Field(
         "giverny", description="which program's way from seeds to noise: of variations, second passes and batches"
     )
-    ensd: int = Field(0, ge=0, lt=2**32, description="added to the seed behind the initial noise; with seeds a1111")
+    ensd: int = Field(0, ge=0, lt=2**32, description="added to the seed behind the initial noise; with seeding a1111")
     seed_resize_from: str = Field(
-        "", description="width x height of a picture whose noise is put into the middle, such as 512x512; with seeds a1111"
+        "", description="width x height of a picture whose noise is put into the middle, such as 512x512; with seeding a1111"
     )
 
     @field_validator("spacing", mode="before")
