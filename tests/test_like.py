@@ -201,7 +201,12 @@ def test_the_texts_of_the_source_become_exact_requests(case):
     made = like(parse_infotext(scanned(*case)), DiffusionKnobs, CAN)
     wanted = {"steps": 70, "sampler": "dpmpp_2m", "spacing": "karras", "guidance": 7.0}
     # What the painter has no knob for is said, not passed over; a knob that is there is set.
-    for knob, value in (("noise", "nv"), ("dialect", "a1111"), ("vae", "vae-ft-mse-840000-ema-pruned.ckpt")):
+    for knob, value in (
+        ("noise", "nv"),
+        ("dialect", "a1111"),
+        ("seeding", "a1111"),
+        ("vae", "vae-ft-mse-840000-ema-pruned.ckpt"),
+    ):
         if knob in DiffusionKnobs.model_fields and (knob != "vae" or model != PLAIN):
             wanted[knob] = value
     assert made.request() == Request(prompt=words[0], negative=words[1], seed=seed, size=(512, 512), knobs=wanted)
@@ -213,18 +218,18 @@ def test_the_texts_of_the_source_become_exact_requests(case):
 
 def test_a_painter_that_learns_a_knob_follows_its_setting():
     class More(DiffusionKnobs):
-        ensd: int = 0
+        s_min_uncond: float = 0
         strength: float = Field(0.75, ge=0, le=1)
 
-    line = "Steps: 5, Sampler: Euler a, Seed: 1, Clip skip: 2, ENSD: 31337, Denoising strength: 0.4, Own key: 3"
+    line = "Steps: 5, Sampler: Euler a, Seed: 1, Clip skip: 2, NGMS: 0.5, Denoising strength: 0.4, Own key: 3"
     without, having = taken(line), taken(line, More)
-    assert set(told(without.notes)) >= {"ENSD", "Denoising strength", "Own key"}
+    assert set(told(without.notes)) >= {"NGMS", "Denoising strength", "Own key"}
     assert not {"Clip skip", "RNG"} & set(told(without.notes))
     assert having.knobs | {"spacing": "normal"} == {
-        "steps": 5, "sampler": "euler_a", "spacing": "normal", "clip_skip": 2, "ensd": 31337, "noise": "nv", "strength": 0.4,
-        "dialect": "a1111",
+        "steps": 5, "sampler": "euler_a", "spacing": "normal", "clip_skip": 2, "s_min_uncond": 0.5, "noise": "nv",
+        "strength": 0.4, "dialect": "a1111", "seeding": "a1111",
     }  # fmt: skip
-    assert not {"Clip skip", "ENSD", "RNG", "Denoising strength"} & set(told(having.notes)) and "Own key" in told(having.notes)
+    assert not {"Clip skip", "NGMS", "RNG", "Denoising strength"} & set(told(having.notes)) and "Own key" in told(having.notes)
     assert taken(f"{line}, RNG: CPU", More).knobs["noise"] == "cpu" and "RNG" not in told(taken(f"{line}, RNG: CPU").notes)
     assert "beyond" in told(taken("Steps: 5, Clip skip: 400, Seed: 1", More).notes)["Clip skip"]
 
@@ -256,19 +261,23 @@ def test_sampler_and_schedule_mean_what_they_meant_in_their_version(line, sample
 
 
 @pytest.mark.parametrize(
-    ("more", "dialect"),
-    [("Version: v1.8.0", "a1111"), ("Version: v1.5.1", "a1111-old"), ("Model hash: 45dee52b", "a1111-old"), ("Foo: 1", "a1111"),
-     ("Version: giverny 0.1", None)],
+    ("more", "dialect", "old"),
+    [("Version: v1.8.0", "a1111", None), ("Version: v1.5.1", "a1111", True), ("Model hash: 45dee52b", "a1111", True),
+     ("Foo: 1", "a1111", None), ("Version: v1.10.1, Old prompt editing timelines: True", "a1111", True),
+     ("Version: giverny 0.1", None, None)],
 )  # fmt: skip
-def test_brackets_are_those_of_the_program_that_wrote_them(more, dialect):
+def test_brackets_are_those_of_the_program_that_wrote_them(more, dialect, old):
     class Reads(Knobs):
         dialect: Literal["plain", "a1111", "a1111-old", "comfyui"] = "plain"
+        old_timelines: bool = False
 
     class Cannot(Knobs):
         steps: int = 1
 
     text = f"a (b:1.2)\nSteps: 5, Sampler: Euler, Seed: 1, {more}"
     assert like(parse_infotext(text), Reads).knobs.get("dialect") == dialect
+    edited = like(parse_infotext(text.replace("(b:1.2)", "[b:1]")), Reads).knobs
+    assert (edited.get("dialect"), edited.get("old_timelines")) == (dialect, old)
     assert like(from_comfy(graph()), Reads).knobs["dialect"] == "comfyui"
     said = [note.problem for note in like(parse_infotext(text), Cannot).notes]
     assert any("brackets" in problem for problem in said) == (dialect is not None)
@@ -277,9 +286,9 @@ def test_brackets_are_those_of_the_program_that_wrote_them(more, dialect):
 
 
 def test_samplers_and_numbers_that_are_not_here_are_said():
-    made = taken("Steps: many, Sampler: DPM adaptive, CFG scale: 99, Seed: 99999999999999999999, Size: big, Hires upscale: 0.5")
+    made = taken("Steps: many, Sampler: DPM eager, CFG scale: 99, Seed: 99999999999999999999, Size: big, Hires upscale: 0.5")
     assert (
-        made.knobs == {"dialect": "a1111", "noise": "nv"}
+        made.knobs == {"dialect": "a1111", "noise": "nv", "seeding": "a1111"}
         and made.seed is None
         and made.size is None
         and made.request(7).seed == 7
@@ -312,7 +321,12 @@ def test_ways_to_other_prompts_and_seeds():
     line = 'Steps: 8, Seed: 1, Variation seed: 5, Variation seed strength: 0.25, Toward: "b, c", Toward share: 0.5'
     made = taken(line)
     assert made.variation == Variation(seed=5, strength=0.25) and made.toward == Toward(prompt="b, c", share=0.5)
-    assert "column" in told(made.notes)["Variation seed"]
+    assert "Variation seed" not in told(made.notes) and made.knobs["seeding"] == "a1111"
+
+    class Otherwise(Knobs):
+        steps: int = 1
+
+    assert "column" in told(taken(line, Otherwise).notes)["Variation seed"]
     assert "Variation seed" not in told(taken(f"{line}, Version: giverny 0.1.0").notes)
     cannot = like(parse_infotext(f"a\n{line}"), DiffusionKnobs)
     assert cannot.variation is None and cannot.toward is None and {"Variation seed", "Toward"} <= set(told(cannot.notes))

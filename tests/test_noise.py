@@ -108,7 +108,7 @@ def test_a_variation_seed_of_the_web_interface():
     assert mixed.flatten()[:4].tolist() == pytest.approx([-1.599467, -0.250061, -1.132214, -2.200169], abs=1e-6)
     assert float(mixed.sum()) == pytest.approx(21.60650, abs=1e-4)
     assert float(mixed.std()) == pytest.approx(1.02039, abs=1e-5)
-    streams = WebuiStreams([Seed(1, 2)], "cpu", strength=0.3)
+    streams = WebuiStreams([Seed(1, 2, 0.3)], "cpu")
     assert torch.equal(streams.normal((4, 8, 8))[0], mixed)
     plain = PictureStreams([1])
     plain.normal((4, 8, 8))
@@ -128,7 +128,7 @@ def test_noises_that_are_alike_or_empty_columns_stay_finite():
 
 def test_seeds_of_a_batch():
     assert batch_seeds(10, 3) == [Seed(10, 0), Seed(11, 1), Seed(12, 2)]
-    assert batch_seeds(10, 3, 7, 0.2) == [Seed(10, 7), Seed(10, 8), Seed(10, 9)]
+    assert batch_seeds(10, 3, 7, 0.2) == [Seed(10, 7, 0.2), Seed(10, 8, 0.2), Seed(10, 9, 0.2)]
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -1,5 +1,6 @@
 """Every sampler against the program it comes from: k-diffusion's own functions, diffusers' schedulers, golden numbers."""
 
+import functools
 import math
 import random
 
@@ -112,13 +113,62 @@ def test_samplers_agree_with_k_diffusion(name, nonlinear, options, form, monkeyp
 
 
 class Deaf:
-    """torch, but for randn_like: k-diffusion's samplers without a noise sampler draw by it."""
+    """torch, but for randn_like: k-diffusion's samplers without a noise sampler draw by it. Its ramps are in float64."""
 
     def __init__(self, numbers):
         self.numbers = numbers
 
     def __getattr__(self, name):
+        if name == "linspace":
+            return functools.partial(torch.linspace, dtype=torch.float64)
         return (lambda x: next(self.numbers)) if name == "randn_like" else getattr(torch, name)
+
+
+@K
+@pytest.mark.filterwarnings("ignore:To copy construct")
+@pytest.mark.parametrize("form", ["exploding", "preserving"])
+@pytest.mark.parametrize("eta", [0.0, 1.0, "random"])
+@pytest.mark.parametrize("nonlinear", [False, True])
+@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+def test_dpm_solver_agrees_with_k_diffusion(name, nonlinear, eta, form, monkeypatch):
+    """Of the levels both take the ends. They ask as often, at the same places, and take as many steps."""
+    seed, draw = fresh()
+    clean, sigmas = toy(draw, nonlinear), falling(draw)
+    x = sigmas[0] * torch.randn(2, 4, 3, 3, generator=draw, dtype=torch.float64)
+    share, factor = torch.rand(2, generator=draw, dtype=torch.float64).tolist()
+    options = {"eta": share if eta == "random" else eta, "s_noise": 0.9 + 0.2 * factor}
+    mine, theirs = (drawn(torch.Generator().manual_seed(seed), 2000) for _ in range(2))
+    module, asked, told = k_diffusion(), [], []
+    monkeypatch.setattr(module, "torch", Deaf(theirs))
+
+    def model(x, sigma):
+        asked.append(float(sigma[0]))
+        return clean(x, float(sigma[0]))
+
+    ends, count = (sigmas[-2], sigmas[0]), len(sigmas) - 1
+    if name == "dpm_fast":
+        want = module.sample_dpm_fast(model, x, *ends, count, disable=True, **options)
+    else:
+        want = module.sample_dpm_adaptive(
+            model, x, *ends, disable=True, callback=lambda info: told.append(info["n_accept"]), **options
+        )
+    run, seen = ve_levels(sigmas) if form == "exploding" else from_ratios(sigmas), []
+
+    def estimate(x, level, step):
+        seen.append((float(level.ratio), step))
+        return clean(x / float(level.alpha), float(level.ratio))
+
+    steps = list(SAMPLERS[name](estimate, x * run.alpha[0], run, lambda a, b: next(mine), **options))
+    error = float((steps[-1].x - want).abs().max() / want.abs().max())
+    assert error < 1e-6, f"seed {seed}, {options}: {error}"
+    assert float(steps[-1].level.alpha) == 1 and float(steps[-1].level.sigma) == pytest.approx(float(sigmas[-2]))
+    if name == "dpm_fast":
+        assert [sigma for sigma, _ in seen] == pytest.approx(asked, rel=1e-9), seed
+        assert [step for _, step in seen] == list(range(count)) and steps[-1].index == count - 1 and steps[-1].done == 1
+        assert all(step.total == count for step in steps)
+    else:
+        assert len(steps) == told[-1] and all(step.total is None for step in steps), seed
+        assert [step.index for step in steps] == list(range(len(steps))) and max(step for _, step in seen) == count - 1
 
 
 GOLDEN = {  # Karras and normal, 10 steps, every noise 1 (STABLE DIFFUSION toy: the exact denoiser of unit-variance data)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import zip_longest
 
 import pytest
 import torch
@@ -397,7 +398,7 @@ def test_heun_survives_the_almost_pure_noise_that_the_cosine_table_ends_in():
     torch.testing.assert_close(final, 0.5 * x, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", [name for name in SAMPLER_NAMES if FACTS[name].pace == "levels"])
 def test_estimates_are_counted_and_never_asked_at_a_clean_level(name):
     asked = []
 
@@ -434,13 +435,14 @@ def test_interleaved_runs_equal_runs_one_after_the_other(name):
         return torch.full((1, 4, 3, 3), float(a.sigma), dtype=torch.float64)
 
     alone = [list(sampler(n, x, run, noise)) for n, x in zip(networks, starts, strict=True)]
-    together = list(zip(*(sampler(n, x, run, noise) for n, x in zip(networks, starts, strict=True)), strict=True))
-    for i, pair in enumerate(together):
-        for k in range(2):
-            assert torch.equal(pair[k].x, alone[k][i].x)
+    together = list(zip_longest(*(sampler(n, x, run, noise) for n, x in zip(networks, starts, strict=True))))
+    for k in range(2):
+        seen = [pair[k] for pair in together if pair[k] is not None]
+        assert len(seen) == len(alone[k])
+        assert all(torch.equal(step.x, other.x) for step, other in zip(seen, alone[k], strict=True))
 
 
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", [name for name in SAMPLER_NAMES if FACTS[name].pace == "levels"])
 def test_a_sent_sample_replaces_the_samplers_own(name):
     seen = []
 
@@ -458,6 +460,40 @@ def test_a_sent_sample_replaces_the_samplers_own(name):
     with pytest.raises(StopIteration) as end:
         walk.send(last)
     assert torch.equal(end.value.value, last)
+
+
+@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+def test_samplers_with_steps_of_their_own_take_back_what_they_told(name):
+    seen = []
+
+    def estimate(x, level, step):
+        seen.append(x)
+        return unit_gaussian(x, level, step)
+
+    for steps in (1, 2, 3, 4, 5, 6, 7):
+        for run in (levels(TABLE, steps), levels(zero_terminal(TABLE), steps)):
+            seen.clear()
+            walk = get_sampler(name)(estimate, torch.randn(1, 1, 2, 2), run, ones)
+            told, sent = [next(walk)], torch.full((1, 1, 2, 2), 7.0)
+            with pytest.raises(StopIteration) as end:
+                while True:
+                    told.append(walk.send(sent))
+                    assert torch.equal(seen[-1], sent) or any(x is sent for x in seen)
+                    seen.clear()
+            assert end.value.value is sent  # what was told last
+            if name == "dpm_fast":
+                assert [step.total for step in told] == [steps] * len(told) and told[-1].done == 1
+            assert [step.index for step in told] == sorted({step.index for step in told})
+
+
+def test_an_adaptive_sampler_ends_where_its_network_gives_no_numbers_or_no_agreement():
+    spoilt = lambda x, level, step: torch.full_like(x, math.nan)  # noqa: E731
+    told = list(get_sampler("DPM adaptive")(spoilt, torch.randn(1, 1, 2, 2), levels(TABLE, 5), ones))
+    assert len(told) == 1 and not told[0].x.isfinite().any()
+    draw = torch.Generator().manual_seed(1)
+    wild = lambda x, level, step: 1e4 * torch.randn(x.shape, generator=draw)  # noqa: E731
+    told = list(get_sampler("DPM adaptive")(wild, torch.randn(1, 1, 2, 2), levels(TABLE, 5), ones))
+    assert 1000 < len(told) < 20_000  # of the shortest length, each
 
 
 def test_levels_that_gain_noise_are_refused():

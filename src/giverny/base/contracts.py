@@ -32,6 +32,7 @@ from .learning import Streams as Streams
 from .learning import Trained as Trained
 from .learning import Turn as Turn
 from .learning import Workshop as Workshop
+from .picture import BatchRow as BatchRow
 from .picture import Picture as Picture
 from .picture import Provenance as Provenance
 from .picture import Request as Request

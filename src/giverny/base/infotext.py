@@ -39,17 +39,29 @@ KEYS = (
     "Version", "User",
 )  # fmt: skip
 
-SAMPLER_LABELS = (
-    "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a", "Euler", "LMS",
-    "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++", "PLMS", "UniPC",
-    "UniPC bh2", "LCM", "DDPM",
-)  # fmt: skip
+SAMPLER_LABELS = {  # {name here: as that program writes it}; the last two are ours
+    "dpmpp_2m": "DPM++ 2M", "dpmpp_sde": "DPM++ SDE", "dpmpp_2m_sde": "DPM++ 2M SDE", "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_2s_a": "DPM++ 2S a", "dpmpp_3m_sde": "DPM++ 3M SDE", "euler_a": "Euler a", "euler": "Euler", "lms": "LMS",
+    "heun": "Heun", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpm_fast": "DPM fast", "dpm_adaptive": "DPM adaptive",
+    "restart": "Restart", "ddim": "DDIM", "ddim_cfgpp": "DDIM CFG++", "plms": "PLMS", "unipc": "UniPC", "lcm": "LCM",
+    "unipc_bh2": "UniPC bh2", "ddpm": "DDPM",
+}  # fmt: skip
 SCHEDULE_LABELS = (
     "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps",
     "Simple", "Normal", "DDIM", "Beta", "Trailing", "Leading",
 )  # fmt: skip
 # Spacings of ours whose label is not their name; "Automatic" is what A1111 says where a sampler has but one.
 _OTHER_SPELLINGS = {"normal": "Uniform", "timesteps": "Automatic", "time_uniform": "Automatic", "lcm_webui": "Automatic"}
+
+
+# Settings that are one knob, and the value at which that program leaves them out. The last two are ours.
+_PLAIN: tuple[tuple[str, str, Any], ...] = (
+    ("Sigma churn", "s_churn", 0), ("Sigma tmin", "s_tmin", 0), ("Sigma tmax", "s_tmax", 0), ("Sigma noise", "s_noise", 1),
+    ("Schedule max sigma", "sigma_max", 0), ("Schedule min sigma", "sigma_min", 0), ("Schedule rho", "rho", 0),
+    ("Discard penultimate sigma", "discard_penultimate", False),
+    ("UniPC lower order final", "lower_order_final", True), ("Old prompt editing timelines", "old_timelines", False),
+    ("Comma backtrack", "comma_backtrack", 20), ("Latent consistency", "latent_consistency", False),
+)  # fmt: skip
 
 
 class Note(Frozen):
@@ -114,6 +126,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
     source, _, tree = provenance.noise.partition("+")
     sampler, spacing, clip_skip = knobs.get("sampler"), knobs.get("spacing"), knobs.get("clip_skip")
     plain, own = split_sampler(sampler or "")
+    plain, variant = ("UniPC", "bh2") if folded(plain) == "unipcbh2" else (plain, None)
     told: dict[str, Any] = {
         "Steps": knobs.get("steps"),
         "Sampler": sampler and sampler_label(plain),
@@ -126,14 +139,19 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         "Variation seed": variation and variation.seed,
         "Variation seed strength": variation and variation.strength,
         "Clip skip": clip_skip if clip_skip and clip_skip > 1 else None,
+        "Seed resize from": knobs.get("seed_resize_from") or None,
         "ENSD": knobs.get("ensd") or None,
+        **_seeds(provenance),
         "RNG": {"cpu": "CPU", "nv": "NV"}.get(source),
         "Brownian tree": tree or None,
         "Eta": knobs.get("eta_ancestral") if knobs.get("eta_ancestral", 1) != 1 else None,
         "Eta DDIM": (knobs.get("eta") or None) if sampler and folded(sampler) == "ddim" else None,
+        "UniPC variant": variant,
+        "UniPC order" if folded(plain) == "unipc" else "Order": knobs.get("order") or None,
         "Toward": toward and toward.prompt,
         "Toward share": toward and toward.share,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
+        **{key: value for key, knob, usual in _PLAIN if (value := knobs.get(knob, usual)) != usual},
         **_start(provenance),
         **_second_pass(knobs),
         **provenance.further,
@@ -146,6 +164,16 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         settings={key: _said(told[key]) for key in known},
         dialect="giverny",
     )
+
+
+def _seeds(provenance: Provenance) -> dict[str, Any]:
+    """Which program's seeds these are, in keys of ours; and the row of a batch."""
+    own, batch = provenance.knobs.get("seeding", "giverny"), provenance.request.batch
+    return {
+        "Seeds": own if own != "giverny" else None,
+        "Batch size": batch and batch.of,
+        "Batch pos": batch and batch.row,
+    }
 
 
 def _second_pass(knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +217,7 @@ def folded(name: str) -> str:
     return "".join(c for c in plain if c.isalnum())
 
 
-_SAMPLERS = {folded(label): label for label in SAMPLER_LABELS}
+_SAMPLERS = {folded(label): label for label in SAMPLER_LABELS.values()}
 _SCHEDULES = {folded(label): label for label in SCHEDULE_LABELS}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from .embedded import picture_bytes, read_words
 from .errors import InputError
@@ -40,14 +40,27 @@ class Variation(Frozen):
     What Stable Diffusion web interfaces call variation seed and strength. AUTOMATIC1111's (modules/rng.py) mixes column by
     column, and only the initial noise. Here a picture's noise is one vector, and fresh noise of later steps is mixed as
     well: so strength 1 is the other seed's picture for every sampler, and a walk over several seeds has no jump where one
-    leg ends and the next begins.
+    leg ends and the next begins. Painters that have a knob `seeding` mix as that program does where it says so.
     """
 
     seed: int = Field(ge=0, lt=2**63, description="the other random stream")
     strength: float = Field(ge=0, le=1, description="0 the request's own seed, 1 the other; both to the bit")
 
 
-_OPTIONAL = ("toward", "variation", "start")  # fields of a request that not every painter understands
+class BatchRow(Frozen):
+    """Which picture of several that one seed draws at once, as ComfyUI does."""
+
+    row: int = Field(0, ge=0, description="0 for the first")
+    of: int = Field(1, ge=1, le=1024, description="pictures in all")
+
+    @model_validator(mode="after")
+    def _inside(self) -> BatchRow:
+        if self.row >= self.of:
+            raise ValueError(f"row {self.row} is not among {self.of}, which are counted from 0")
+        return self
+
+
+_OPTIONAL = ("toward", "variation", "start", "batch")  # fields of a request that not every painter understands
 
 
 class Request(Frozen):
@@ -62,6 +75,7 @@ class Request(Frozen):
     toward: Toward | None = Field(None, description="another prompt, part of the way")
     variation: Variation | None = Field(None, description="another seed, part of the way")
     start: Start | None = Field(None, description="a picture to start from, whole or under a mask")
+    batch: BatchRow | None = Field(None, description="the row of a draw for several pictures")
 
     @property
     def asks(self) -> frozenset[str]:

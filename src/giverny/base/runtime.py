@@ -110,6 +110,10 @@ class PictureStreams:
             drawn[i] = slerp(drawn[i].double().flatten(), other.double().flatten(), share).float().view(shape)
         return torch.stack(drawn)
 
+    def again(self) -> PictureStreams:
+        """For a second pass over the same pictures: the same streams, further on."""
+        return self
+
 
 def slerp(start: Tensor, end: Tensor, share: Tensor | float) -> Tensor:
     """Between vectors along the sphere: sin((1 - s) w) / sin w * start + sin(s w) / sin w * end (Shoemake 1985, section 3.3).

@@ -118,6 +118,13 @@ def _canvas(graph: Graph, sampler: str) -> str | None:
     return f"{wide}x{high}" if wide and high and "samples" not in graph[link[0]] else None
 
 
+def _together(graph: Graph, sampler: str) -> str | None:
+    """How many pictures are painted at once; None where it is one."""
+    link = _linked(graph, graph[sampler].get("latent_image"))
+    count = _told(graph, link[0], "batch_size", along=()) if link else None
+    return count if count != "1" else None
+
+
 def _words(graph: Graph, sampler: str, side: str) -> tuple[list[str], str | None]:
     """(texts of one side of guidance, clip skip): back from `positive` or `negative` of the sampler or its guider."""
     starts = (_linked(graph, graph[node].get(side)) for node in _upstream(graph, sampler, _TOLD_BY))
@@ -161,6 +168,7 @@ def _of_sampler(graph: Graph, sampler: str, others: int) -> Parameters:
         "VAE": next(filter(None, (_told(graph, n, "vae_name", along=()) for n in graph)), None),
         "Denoising strength": denoise if denoise != "1" else None,
         "Clip skip": skip.removeprefix("-") if skip and skip != "-1" else None,
+        "Batch size": _together(graph, sampler),
         "RNG": "CPU",  # ComfyUI draws there, wherever it calculates
         "Loras": ", ".join(loras) or None,
     }

@@ -85,7 +85,7 @@ def _spellings(key: str, value: str) -> Iterable[str]:
     """What a spoiled value may have been, likeliest first."""
     tight = re.sub(r"\s+", "", value)
     if key in ("Sampler", "Schedule type"):
-        labels = SAMPLER_LABELS if key == "Sampler" else SCHEDULE_LABELS
+        labels = SAMPLER_LABELS.values() if key == "Sampler" else SCHEDULE_LABELS
         known = [*labels, *(f"{s} {t}" for s in labels for t in ("Karras", "Exponential") if key == "Sampler")]
         yield from get_close_matches(value, known, n=1, cutoff=0.7)
     elif key == "Version":

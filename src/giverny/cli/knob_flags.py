@@ -15,6 +15,8 @@ from ..base.knobs import Knobs
 def _type(field: FieldInfo) -> click.ParamType:
     if get_origin(field.annotation) is Literal:
         return click.Choice([str(a) for a in get_args(field.annotation)])
+    if field.annotation is bool:
+        return click.BOOL
     low = next((m.ge for m in field.metadata if isinstance(m, annotated_types.Ge)), None)
     high = next((m.le for m in field.metadata if isinstance(m, annotated_types.Le)), None)
     if field.annotation is int:

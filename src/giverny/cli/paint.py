@@ -106,9 +106,8 @@ def command(
         pattern = pattern_of(file, painter, voice).request(first)
         first = pattern.seed if seed is None else seed
         words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
-        requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
-        parts = {"toward": pattern.toward, "variation": pattern.variation}
-        requests = [request.model_copy(update=parts) for request in requests]
+        parts = {"toward": pattern.toward, "variation": pattern.variation, "batch": pattern.batch}
+        requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs}, parts)
     over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
     requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
     pictures = paint_into(painter, requests, out, trace, voice)
@@ -212,13 +211,15 @@ def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[
 
     from ..base.contracts import Done, Failed, Progress
 
-    moved = 0
+    reached: dict[str, float] = {}  # how far each picture is; one of unforeseen steps counts when it is done
     with voice.progress(what, count) as move, closing(painting) as events:
         for event in events:
             if isinstance(event, Progress):
-                moved += 1
-                move(moved / (event.total or 1), total=count)
+                reached[event.id] = event.step / event.total if event.total else 0
+                move(sum(reached.values()), total=count)
             elif isinstance(event, Done | Failed):
+                reached[event.id] = 1
+                move(sum(reached.values()), total=count)
                 if isinstance(event, Done) and event.id in files:
                     event.artifact.save(files[event.id])
                     told = event.artifact.provenance

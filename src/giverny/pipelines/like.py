@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from ..base.contracts import Frozen, Knobs, Provenance, Request, Toward, Variation
+from ..base.contracts import BatchRow, Frozen, Knobs, Provenance, Request, Toward, Variation
 from ..base.errors import InputError
-from ..base.infotext import Dialect, Note, Parameters, folded, read_size, split_sampler
-from ..sampling.samplers import sampler_name
+from ..base.infotext import Dialect, Note, Parameters, read_size
+from ..sampling.names import FACTS
+from .sampler_meant import sampler_meant, version
 
 
 class Taken(Frozen):
@@ -31,6 +32,7 @@ class Taken(Frozen):
     knobs: dict[str, Any] = Field(default_factory=dict)
     toward: Toward | None = None
     variation: Variation | None = None
+    batch: BatchRow | None = None
     dialect: Dialect = "a1111"
     became: dict[str, str] = Field(default_factory=dict, description="{setting: what it became here}")
     notes: tuple[Note, ...] = Field((), description="what is not followed, or followed in another way; what was hard to read")
@@ -45,6 +47,7 @@ class Taken(Frozen):
             knobs=self.knobs,
             toward=self.toward,
             variation=self.variation,
+            batch=self.batch,
         )
 
 
@@ -63,6 +66,18 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("it is no number")
     return value
+
+
+def _size(text: str) -> str:
+    """ "512x768" however it is spaced; "" of "-1x-1" and "0x0", which is how none was written."""
+    size = read_size(text.replace("-1", "0"))
+    if size is None:
+        raise ValueError("it is no size")
+    return f"{size[0]}x{size[1]}" if all(size) else ""
+
+
+def _yes(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
 
 
 def _enlarged_in(text: str) -> str:
@@ -86,6 +101,8 @@ FOLLOWED: Mapping[str, Rule] = {
     "Denoising strength": Rule("strength", _number),  # of a picture painted over; with a second pass see `_second_pass`
     "Clip skip": Rule("clip_skip", _whole),
     "ENSD": Rule("ensd", _whole),
+    "Seed resize from": Rule("seed_resize_from", _size),
+    "Seeds": Rule("seeding", str.lower),  # ours
     "RNG": Rule("noise", _source),
     "NGMS": Rule("s_min_uncond", _number),
     "Tiling": Rule("tiling", lambda text: text == "True"),
@@ -100,22 +117,25 @@ FOLLOWED: Mapping[str, Rule] = {
     "Sigma tmax": Rule("s_tmax", _number),
     "Sigma noise": Rule("s_noise", _number),
     "Schedule rho": Rule("rho", _number),
-    "Discard penultimate sigma": Rule("discard_penultimate", lambda text: text == "True"),
+    "Schedule min sigma": Rule("sigma_min", _number),
+    "Schedule max sigma": Rule("sigma_max", _number),
+    "Discard penultimate sigma": Rule("discard_penultimate", _yes),
+    "UniPC order": Rule("order", _whole),
+    "Order": Rule("order", _whole),  # ours, of LMS
+    "UniPC lower order final": Rule("lower_order_final", _yes),
+    "Old prompt editing timelines": Rule("old_timelines", _yes),
+    "Comma backtrack": Rule("comma_backtrack", _whole),  # ours
+    "Latent consistency": Rule("latent_consistency", _yes),  # ours
     "VAE": Rule("vae", str),
 }
 # Not for a painter: what was painted with, said for the record, or read elsewhere in this file.
 APART = frozenset({
     "Sampler", "Schedule type", "Seed", "Size", "Model", "Model hash", "VAE hash", "Version", "User", "App", "Variation seed",
-    "Variation seed strength", "Hires resize", "First pass size", "Toward", "Toward share", "Hashes",
+    "Variation seed strength", "Hires resize", "First pass size", "Toward", "Toward share", "Hashes", "Batch size", "Batch pos",
+    "UniPC variant", "UniPC skip type",
 })  # fmt: skip
-# What "Automatic" means from version 1.9 on (sd_samplers_kdiffusion.py); samplers of timesteps have a spacing of their own.
-_AUTOMATIC = {
-    **dict.fromkeys(("dpmpp2m", "dpmppsde", "dpmpp2sa", "dpm2", "dpm2a", "restart"), ("karras",)),
-    **dict.fromkeys(("dpmpp2msde", "dpmpp2msdeheun", "dpmpp3msde"), ("exponential",)),
-}
-_OWN = {"ddim": ("timesteps", "ddim"), "plms": ("timesteps", "ddim"), "unipc": ("time_uniform",), "lcm": ("lcm_webui",)}
+_SEEDS = {"a1111": "a1111", "comfyui": "comfyui"}  # whose seeds a program's pictures have; of NovelAI's those with an ENSD
 _PROMPTS = {"a1111": "a1111", "novelai": "a1111", "comfyui": "comfyui"}  # whose syntax a program's prompts have
-_SPACINGS = {"uniform": ("normal",), "normal": ("normal",), "ddim": ("ddim",)}
 
 
 def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = frozenset()) -> Taken:
@@ -130,6 +150,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
             work.note(key, "is not followed here")
     if parameters.dialect == "a1111" and "RNG" not in parameters.settings and parameters.settings:
         work.follow("RNG", FOLLOWED["RNG"], "GPU")
+    work.seeds()
     work.second_pass(sides)
     work.syntax(parameters.prompt + parameters.negative)
     return Taken(
@@ -140,6 +161,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
         knobs=work.knobs,
         toward=work.toward(),
         variation=work.variation(),
+        batch=work.batch(),
         dialect=parameters.dialect,
         became=work.became,
         notes=(*parameters.notes, *work.notes),
@@ -162,6 +184,7 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
         knobs=parts,
         toward=request.toward if "toward" in can else None,
         variation=request.variation if "variation" in can else None,
+        batch=request.batch if "batch" in can else None,
         dialect="giverny",
         became={"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}},
         notes=tuple(lost),
@@ -219,35 +242,40 @@ class _Work:
     # -- settings that are more than one knob --------------------------------------------------------------------------
 
     def sampler(self) -> None:
-        """Sampler and spacing. Up to 1.8 one name carries both, and without a schedule in it the spacing is even."""
-        name = self.said.get("Sampler")
-        if not name:
+        """Sampler and spacing."""
+        if not self.said.get("Sampler"):
             return
-        label, schedule = split_sampler(name)
         if "sampler" not in self.model.model_fields:
             self.note("Sampler", "is not followed here")
             return
         try:
-            plain = sampler_name(label)
+            plain, choices, key = sampler_meant(self.said)
         except InputError as error:
             self.note("Sampler", "is no sampler of this painter, its own is used", error.remedy)
             return
         self.set("Sampler", "sampler", plain)
-        said = self.said.get("Schedule type") or schedule
-        wanted = said or ("Automatic" if _version(self.said.get("Version", "")) >= (1, 9) else "Uniform")
-        key = "Schedule type" if "Schedule type" in self.said else "Sampler"
-        if folded(label) in _OWN and folded(said or "Automatic") == "automatic":
-            choices = _OWN[folded(label)]
-        elif folded(wanted) == "automatic":
-            choices = _AUTOMATIC.get(folded(label), ("normal",))
-        else:
-            choices = _SPACINGS.get(folded(wanted), (wanted.lower().replace(" ", "_"),))
+        if self.said.get("UniPC variant") not in (None, "bh1", "bh2"):
+            self.note("UniPC variant", "is not here, bh1 is used")
+        if plain == "lcm" and self.dialect == "a1111" and self.takes("latent_consistency", True):
+            self.knobs["latent_consistency"] = True  # it has no other estimate for this sampler
         spacing = next((choice for choice in choices if self.takes("spacing", choice)), None)
         if spacing is None:
             self.note(key, f"means a spacing that is not here ({' or '.join(choices)}), the painter's own is used")
         else:
             self.knobs["spacing"] = spacing
             self.became[key] = f"sampler = {plain}, spacing = {spacing}" if key == "Sampler" else f"spacing = {spacing}"
+
+    def seeds(self) -> None:
+        """Which program's way from seeds to noise is meant, and what of it cannot be known."""
+        program = _SEEDS.get(self.dialect) or ("a1111" if self.dialect == "novelai" and "ENSD" in self.said else None)
+        if program and self.said and self.takes("seeding", program):
+            self.set("Seeds", "seeding", program)
+        draws = FACTS[self.knobs["sampler"]].draws if "sampler" in self.knobs else "none"
+        if self.dialect != "giverny" and draws == "tree":
+            self.note("Sampler", "draws from a Brownian tree, which here is another one than there", "an alike picture")
+        elif self.dialect == "comfyui" and draws == "fresh" and "seeding" in self.knobs:
+            problem = "noise behind the first is that of the device it was painted on, which is not said: the CPU's is taken"
+            self.notes.append(Note(key="", problem=problem, suggestion="noise=nv is an NVIDIA card's"))
 
     def seed(self, key: str) -> int | None:
         try:
@@ -304,10 +332,11 @@ class _Work:
         program = _PROMPTS.get(self.dialect)
         if program is None:
             return
-        old = (0,) < _version(self.said.get("Version", "")) < (1, 6) or len(self.said.get("Model hash", "")) == 8
-        program = "a1111-old" if program == "a1111" and old else program
+        old = (0,) < version(self.said.get("Version", "")) < (1, 6) or len(self.said.get("Model hash", "")) == 8
         if self.takes("dialect", program):
             self.set("dialect", "dialect", program)
+            if old and program == "a1111" and "[" in words and self.takes("old_timelines", True):
+                self.set("Old prompt editing timelines", "old_timelines", True)
         elif any(mark in words for mark in "()[]<>"):
             self.notes.append(Note(key="", problem="brackets in the prompts are plain text here"))
 
@@ -325,8 +354,22 @@ class _Work:
             self.note("Variation seed", "cannot be taken")
             return None
         self.became["Variation seed strength"] = f"variation strength {strength:g}"
-        if self.dialect != "giverny":
+        if self.dialect != "giverny" and self.knobs.get("seeding") != "a1111":
             self.note("Variation seed", "is mixed in as one vector here, elsewhere column by column", "an alike picture")
+        return made
+
+    def batch(self) -> BatchRow | None:
+        if self.knobs.get("seeding") != "comfyui" or "batch" not in self.can or "Batch size" not in self.said:
+            return None
+        try:
+            made = BatchRow(row=_whole(self.said.get("Batch pos", "0")), of=_whole(self.said["Batch size"]))
+        except ValueError:
+            self.note("Batch size", "could not be understood")
+            return None
+        self.became["Batch size"] = f"row {made.row} of {made.of}"
+        if "Batch pos" not in self.said:
+            problem = "pictures were painted at once, and the file does not say which this is: the first is taken"
+            self.note("Batch size", problem, f"-n {made.of} paints all")
         return made
 
     def toward(self) -> Toward | None:
@@ -341,9 +384,3 @@ class _Work:
             return None
         self.became["Toward"] = f"{made.share:g} of the way to {made.prompt!r}"
         return made
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """(1, 9, 3) of "v1.9.3", of Forge's "f2.0.1v1.10.1" A1111's part; (0,) where none is said or it is another program's."""
-    found = re.search(r"(?:^|v)(\d{1,6}(?:\.\d{1,6})+)", text)
-    return tuple(int(part) for part in found[1].split(".")) if found else (0,)

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..base.contracts import Done, Event, Failed, Painter, Picture, Request
+from ..base.contracts import BatchRow, Done, Event, Failed, Painter, Picture, Request
 from ..base.errors import InputError
 from ..base.sheet import grid
+from ..sampling.webui import batch_seeds
 
 
 def requests_for(
     prompts: Sequence[str],
     count: int = 1,  # pictures per prompt
-    seed: int = 0,  # of the first picture of each prompt; the k-th has seed + k
+    seed: int = 0,  # of the first picture of each prompt; for the others see `several`
     negative: str = "",
     size: tuple[int, int] | None = None,
     knobs: dict[str, Any] | None = None,
+    parts: Mapping[str, Any] | None = None,  # optional ones of every request, by name
 ) -> list[Request]:
     """One request per picture, prompt by prompt; ids are "0", "1", ... in that order."""
+    told = {"negative": negative, "seed": seed, "size": size, "knobs": knobs or {}, **(parts or {})}
+    made = [one for prompt in prompts for one in several(Request(prompt=prompt, **told), count)]
+    return [one.model_copy(update={"id": str(i)}) for i, one in enumerate(made)]
+
+
+def several(asked: Request, count: int) -> list[Request]:
+    """`count` pictures of one request, numbered as the program does whose seeds it has (knob `seeding`).
+
+    Picture k has seed + k. Of AUTOMATIC1111 those with a variation have all one seed, and variation seed + k; of ComfyUI all
+    are rows of one draw. One picture is the request itself.
+    """
     if count < 1:
         raise InputError("at least one picture per prompt", str(count))
-    wanted = [(prompt, k) for prompt in prompts for k in range(count)]
-    return [
-        Request(prompt=p, negative=negative, seed=(seed + k) % 2**63, size=size, knobs=knobs or {}, id=str(i))
-        for i, (p, k) in enumerate(wanted)
-    ]
+    program, variation = asked.knobs.get("seeding"), asked.variation
+    parts: list[dict[str, Any]]
+    if program == "comfyui" and count > 1:
+        together = max(count, asked.batch.of if asked.batch else 1)
+        parts = [{"batch": BatchRow(row=k, of=together)} for k in range(count)]
+    elif program == "a1111" and variation is not None:
+        seeds = batch_seeds(asked.seed, count, variation.seed, variation.strength)
+        others = (variation.model_copy(update={"seed": one.variation % 2**63}) for one in seeds)
+        parts = [{"seed": one.seed % 2**63, "variation": other} for one, other in zip(seeds, others, strict=True)]
+    else:
+        parts = [{"seed": (asked.seed + k) % 2**63} for k in range(count)]
+    return [asked.model_copy(update=part) for part in parts]
 
 
 def paint(

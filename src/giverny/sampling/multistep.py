@@ -10,9 +10,10 @@ import math
 
 from torch import Tensor
 
-from ..base.contracts import Estimate, Levels, NoiseSource, Step
+from ..base.contracts import Estimate, Levels, NoiseSource
 from ..base.errors import InputError
 from .stride import NOISY, Walk, not_negative, strides
+from .walks import handed
 
 
 def lms(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *, order: int = 4) -> Walk:
@@ -33,8 +34,7 @@ def lms(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *, or
             # The weights sum to the whole way, which is gone already: only the differences of the slopes are left.
             for weight, (_, earlier) in zip(weights[1:], past[1:], strict=True):
                 x = x + stride.b * weight * (earlier - slope)
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
+        x = yield from handed(i, levels, x, clean)
     return x
 
 
@@ -73,8 +73,7 @@ def plms(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource) -> W
                 mean = 0.5 * (slope + (x - stride.b * estimate(x, levels[i + 1], i)) / stride.t)
             x = (stride.b / stride.a) * start + stride.bend * mean
         past = [slope, *past][:3]
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
+        x = yield from handed(i, levels, x, clean)
     return x
 
 
@@ -95,8 +94,7 @@ def dpmpp_2m(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource) 
             target = clean + 0.5 * h / h_before * (clean - before)
         x = stride.land(x, target)
         before, h_before = clean, h
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
+        x = yield from handed(i, levels, x, clean)
     return x
 
 
@@ -156,8 +154,7 @@ def _multistep_sde(
         if stride.t > 0 and keep < 1:
             x = x + stride.t * math.sqrt(1 - keep**2) * s_noise * noise(levels[i], levels[i + 1])
         past = [(stride.length, clean), *past][: order - 1] if stride.length < math.inf else []
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
+        x = yield from handed(i, levels, x, clean)
     return x
 
 

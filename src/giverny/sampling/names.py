@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Literal, NamedTuple, get_args
 
 from ..base.errors import InputError, nearest
+from ..base.infotext import SAMPLER_LABELS
 
 Spacing = Literal[
     "normal",
@@ -50,13 +51,18 @@ class SamplerFacts:
     """What a sampler is."""
 
     name: str
-    label: str  # as AUTOMATIC1111 writes it
     calls: int = 1  # estimates asked for in one step; the last step may ask once less, PLMS's first asks once more
     draws: Literal["none", "fresh", "tree"] = "none"  # noise with default options: a new draw each time, or a Brownian tree's
     usual: Spacing = "normal"  # the spacing it is usually combined with: "Automatic" since 1.9
+    pace: Literal["levels", "fixed", "adaptive"] = "levels"  # its steps: a run's levels, its own, or its own and unforeseen
     discard: bool = False  # whether the original programs leave out the last level but one
     options: tuple[str, ...] = ()  # keywords its function takes
     aliases: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """As AUTOMATIC1111 writes it."""
+        return SAMPLER_LABELS[self.name]
 
 
 _CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
@@ -65,18 +71,15 @@ _UNIPC = ("order", "lower_order_final")
 FACTS: Mapping[str, SamplerFacts] = {
     facts.name: facts
     for facts in (
-        SamplerFacts("ddpm", "DDPM", draws="fresh", aliases=("DDPMScheduler",)),
-        SamplerFacts("ddim", "DDIM", usual="timesteps", options=("eta",), aliases=("DDIMScheduler",)),
-        SamplerFacts("euler", "Euler", options=_CHURN, aliases=("EulerDiscreteScheduler",)),
-        SamplerFacts("euler_a", "Euler a", draws="fresh", options=_FRESH, aliases=("EulerAncestralDiscreteScheduler",)),
-        SamplerFacts("heun", "Heun", calls=2, options=_CHURN, aliases=("HeunDiscreteScheduler",)),
-        SamplerFacts("lms", "LMS", options=("order",), aliases=("LMSDiscreteScheduler",)),
-        SamplerFacts(
-            "dpm2", "DPM2", calls=2, usual="karras", discard=True, options=_CHURN, aliases=("KDPM2DiscreteScheduler",)
-        ),
+        SamplerFacts("ddpm", draws="fresh", aliases=("DDPMScheduler",)),
+        SamplerFacts("ddim", usual="timesteps", options=("eta",), aliases=("DDIMScheduler",)),
+        SamplerFacts("euler", options=_CHURN, aliases=("EulerDiscreteScheduler",)),
+        SamplerFacts("euler_a", draws="fresh", options=_FRESH, aliases=("EulerAncestralDiscreteScheduler",)),
+        SamplerFacts("heun", calls=2, options=_CHURN, aliases=("HeunDiscreteScheduler",)),
+        SamplerFacts("lms", options=("order",), aliases=("LMSDiscreteScheduler",)),
+        SamplerFacts("dpm2", calls=2, usual="karras", discard=True, options=_CHURN, aliases=("KDPM2DiscreteScheduler",)),
         SamplerFacts(
             "dpm2_a",
-            "DPM2 a",
             calls=2,
             draws="fresh",
             usual="karras",
@@ -84,11 +87,10 @@ FACTS: Mapping[str, SamplerFacts] = {
             options=_FRESH,
             aliases=("KDPM2AncestralDiscreteScheduler",),
         ),
-        SamplerFacts("dpmpp_2s_a", "DPM++ 2S a", calls=2, draws="fresh", usual="karras", options=_FRESH),
-        SamplerFacts("dpmpp_2m", "DPM++ 2M", usual="karras", aliases=("DPMSolverMultistepScheduler",)),
+        SamplerFacts("dpmpp_2s_a", calls=2, draws="fresh", usual="karras", options=_FRESH),
+        SamplerFacts("dpmpp_2m", usual="karras", aliases=("DPMSolverMultistepScheduler",)),
         SamplerFacts(
             "dpmpp_sde",
-            "DPM++ SDE",
             calls=2,
             draws="tree",
             usual="karras",
@@ -97,7 +99,6 @@ FACTS: Mapping[str, SamplerFacts] = {
         ),
         SamplerFacts(
             "dpmpp_2m_sde",
-            "DPM++ 2M SDE",
             draws="tree",
             usual="exponential",
             options=_FRESH,
@@ -105,7 +106,6 @@ FACTS: Mapping[str, SamplerFacts] = {
         ),
         SamplerFacts(
             "dpmpp_2m_sde_heun",
-            "DPM++ 2M SDE Heun",
             draws="tree",
             usual="exponential",
             options=_FRESH,
@@ -113,18 +113,19 @@ FACTS: Mapping[str, SamplerFacts] = {
         ),
         SamplerFacts(
             "dpmpp_3m_sde",
-            "DPM++ 3M SDE",
             draws="tree",
             usual="exponential",
             discard=True,
             options=_FRESH,
             aliases=("dpmpp_3m_sde_gpu",),
         ),
-        SamplerFacts("restart", "Restart", calls=2, draws="fresh", usual="karras", options=("s_noise",)),
-        SamplerFacts("plms", "PLMS", usual="timesteps", aliases=("pndm", "PNDMScheduler")),
-        SamplerFacts("unipc", "UniPC", usual="time_uniform", options=_UNIPC, aliases=("UniPC bh1",)),
-        SamplerFacts("unipc_bh2", "UniPC bh2", usual="time_uniform", options=_UNIPC, aliases=("UniPCMultistepScheduler",)),
-        SamplerFacts("lcm", "LCM", draws="fresh", usual="lcm_webui", aliases=("LCMScheduler",)),
+        SamplerFacts("dpm_fast", draws="fresh", pace="fixed", options=_FRESH),
+        SamplerFacts("dpm_adaptive", draws="fresh", pace="adaptive", options=_FRESH, aliases=("dpm_ad",)),
+        SamplerFacts("restart", calls=2, draws="fresh", usual="karras", options=("s_noise",)),
+        SamplerFacts("plms", usual="timesteps", aliases=("pndm", "PNDMScheduler")),
+        SamplerFacts("unipc", usual="time_uniform", options=_UNIPC, aliases=("UniPC bh1",)),
+        SamplerFacts("unipc_bh2", usual="time_uniform", options=_UNIPC, aliases=("UniPCMultistepScheduler",)),
+        SamplerFacts("lcm", draws="fresh", usual="lcm_webui", aliases=("LCMScheduler",)),
     )
 }
 SAMPLER_NAMES: tuple[str, ...] = tuple(FACTS)

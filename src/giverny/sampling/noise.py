@@ -1,7 +1,8 @@
 """Noise of a run: every picture draws from its own random stream, so that no picture depends on its batch.
 
-Where the numbers come from is the streams' business: `base.runtime.PictureStreams`, or `webui.WebuiStreams` for pictures of
-AUTOMATIC1111. `brownian.TreeNoise` is the same with a Brownian tree for the later draws.
+Where the numbers come from is the streams' business: `base.runtime.PictureStreams`, or for pictures of other programs
+`webui.WebuiStreams` (AUTOMATIC1111) and `comfyui.ComfyStreams`. `brownian.TreeNoise` is the same with a Brownian tree for the
+later draws.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ class Streams(Protocol):
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """The next draw of each: unit noise, float32 (B, *shape) on the CPU."""
+        ...
+
+    def again(self) -> Streams:
+        """The streams of a second pass over the same pictures."""
         ...
 
 

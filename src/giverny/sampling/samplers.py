@@ -16,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..base.contracts import Sampler
+from .dpm_solver import dpm_adaptive, dpm_fast
 from .first_order import ddim, ddpm, euler, euler_ancestral, lcm
 from .multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, lms, plms
 from .names import FACTS, SAMPLER_NAMES, resolve
@@ -32,6 +33,8 @@ __all__ = [
     "ddpm",
     "dpm2",
     "dpm2_ancestral",
+    "dpm_adaptive",
+    "dpm_fast",
     "dpmpp_2m",
     "dpmpp_2m_sde",
     "dpmpp_2m_sde_heun",
@@ -67,6 +70,8 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_2m_sde_heun": dpmpp_2m_sde_heun,
     "dpmpp_3m_sde": dpmpp_3m_sde,
+    "dpm_fast": dpm_fast,
+    "dpm_adaptive": dpm_adaptive,
     "restart": restart,
     "plms": plms,
     "unipc": unipc,

@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..base.contracts import Estimate, Levels, NoiseLevel, NoiseSource, Step
+from ..base.contracts import Estimate, Levels, NoiseSource, Step
 from .spacings import from_ratios, karras, ve_levels
 from .stride import Churn, Stride, Walk, not_negative, strides
+from .walks import ancestral, churned, handed
 
 
 def heun(
@@ -27,26 +28,16 @@ def heun(
     s_noise: float = 1.0,
 ) -> Walk:
     """Heun's method (Karras et al. 2022, algorithm 2; without churn, which is the default, algorithm 1)."""
-    not_negative(s_churn=s_churn, s_noise=s_noise)
-    churn = Churn(s_churn, s_tmin, s_tmax, s_noise)
-    for i, stride in enumerate(strides(levels)):
-        x, stride, here = churn(x, stride, levels, i, noise)
-        x, clean = _heun_step(estimate, x, stride, here, levels[i + 1], i)
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
-    return x
+    return churned(estimate, x, levels, noise, Churn(s_churn, s_tmin, s_tmax, s_noise), _by_both_ends)
 
 
-def _heun_step(
-    estimate: Estimate, x: Tensor, stride: Stride, here: NoiseLevel, there: NoiseLevel, i: int
-) -> tuple[Tensor, Tensor]:
-    """The sample after the mean of the slopes at both ends, and the first clean estimate."""
-    clean = estimate(x, here, i)
-    start, x = x, stride.land(x, clean)
-    if not stride.straight:
-        ahead = (x - stride.b * estimate(x, there, i)) / stride.t
-        x = x + 0.5 * stride.bend * (ahead - stride.noise(start, clean))
-    return x, clean
+def _by_both_ends(estimate: Estimate, x: Tensor, clean: Tensor, stride: Stride, i: int) -> Tensor:
+    """The end of a step along the mean of the slopes at both ends."""
+    there = stride.land(x, clean)
+    if stride.straight:
+        return there
+    ahead = (there - stride.b * estimate(there, stride.end, i)) / stride.t
+    return there + 0.5 * stride.bend * (ahead - stride.noise(x, clean))
 
 
 def dpm2(
@@ -61,31 +52,14 @@ def dpm2(
     s_noise: float = 1.0,
 ) -> Walk:
     """k-diffusion's DPM2, after DPM-Solver-2 (Lu et al. 2022, arXiv 2206.00927): the slope in the middle of log(sigma)."""
-    not_negative(s_churn=s_churn, s_noise=s_noise)
-    churn = Churn(s_churn, s_tmin, s_tmax, s_noise)
-    for i, stride in enumerate(strides(levels)):
-        x, stride, here = churn(x, stride, levels, i, noise)
-        clean = estimate(x, here, i)
-        x = _by_the_middle(estimate, x, clean, stride, i)
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
-    return x
+    return churned(estimate, x, levels, noise, Churn(s_churn, s_tmin, s_tmax, s_noise), _by_the_middle)
 
 
 def dpm2_ancestral(
     estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Walk:
     """k-diffusion's "DPM2 a": DPM2 down to less noise than asked for, the rest drawn anew. Options as of Euler a."""
-    not_negative(eta=eta, s_noise=s_noise)
-    for i, stride in enumerate(strides(levels)):
-        clean = estimate(x, levels[i], i)
-        down, fresh = stride.fresh(eta)
-        x = _by_the_middle(estimate, x, clean, down, i)
-        if fresh > 0:
-            x = x + fresh * s_noise * noise(levels[i], levels[i + 1])
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
-    return x
+    return ancestral(estimate, x, levels, noise, _by_the_middle, eta=eta, s_noise=s_noise)
 
 
 def _by_the_middle(estimate: Estimate, x: Tensor, clean: Tensor, stride: Stride, i: int) -> Tensor:
@@ -103,20 +77,15 @@ def dpmpp_2s_ancestral(
     estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Walk:
     """DPM-Solver++(2S) (Lu et al. 2022, algorithm 1) with ancestral noise. Options as of Euler a."""
-    not_negative(eta=eta, s_noise=s_noise)
-    for i, stride in enumerate(strides(levels)):
-        clean = estimate(x, levels[i], i)
-        down, fresh = stride.fresh(eta)
-        target = clean
-        if down.length < math.inf:
-            half = down.half()
-            target = estimate(half.land(x, clean), half.end, i)
-        x = down.land(x, target)
-        if fresh > 0:
-            x = x + fresh * s_noise * noise(levels[i], levels[i + 1])
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
-    return x
+    return ancestral(estimate, x, levels, noise, _by_its_estimate, eta=eta, s_noise=s_noise)
+
+
+def _by_its_estimate(estimate: Estimate, x: Tensor, clean: Tensor, stride: Stride, i: int) -> Tensor:
+    """The end of a step for the whole of which the estimate in its middle serves."""
+    if stride.length == math.inf:
+        return stride.land(x, clean)
+    half = stride.half()
+    return stride.land(x, estimate(half.land(x, clean), half.end, i))
 
 
 def dpmpp_sde(
@@ -140,8 +109,7 @@ def dpmpp_sde(
         x = down.land(x, target)
         if fresh > 0:
             x = x + fresh * s_noise * noise(levels[i], levels[i + 1])
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
+        x = yield from handed(i, levels, x, clean)
     return x
 
 
@@ -157,7 +125,8 @@ def restart(estimate: Estimate, x: Tensor, levels: Levels, noise: NoiseSource, *
     for i, stride in enumerate(way):
         if i and (rise := way[i - 1].rise(stride)) > 0:
             x = (stride.a / way[i - 1].b) * x + rise * s_noise * noise(way[i - 1].end, stride.start)
-        x, clean = _heun_step(estimate, x, stride, stride.start, stride.end, i)
+        clean = estimate(x, stride.start, i)
+        x = _by_both_ends(estimate, x, clean, stride, i)
         edited = yield Step(i, len(way), stride.end, x, clean)
         x = x if edited is None else edited
     return x

@@ -84,6 +84,10 @@ class Stride:
         """The way to the middle in log(sigma / alpha), in the form of the run: alpha stays 1 where it is 1."""
         return Stride(self.a, self.s, math.sqrt(self.a * self.b), math.sqrt(self.s * self.t))
 
+    def part(self, share: float) -> Stride:
+        """The way to this share of it in log(sigma / alpha), in the form of the run. Wants a > 0 and t > 0."""
+        return Stride(self.a, self.s, self.a * (self.b / self.a) ** share, self.s * (self.t / self.s) ** share)
+
     def fresh(self, eta: float) -> tuple[Stride, float]:
         """An ancestral step: how far down to go, and how much new noise to add.
 

@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..base.contracts import Estimate, Levels, NoiseSource, Step
+from ..base.contracts import Estimate, Levels, NoiseSource
 from ..base.errors import InputError
 from .stride import Stride, Walk, strides
+from .walks import handed
 
 
 def unipc(
@@ -51,8 +52,7 @@ def _unipc(estimate: Estimate, x: Tensor, levels: Levels, order: int, lower_orde
             left = levels.steps - i if lower_order_final else order
             last = _Blend(stride, past[: max(1, left)], plain)
             x = x + last.prediction()
-        edited = yield Step(i, levels.steps, levels[i + 1], x, clean)
-        x = x if edited is None else edited
+        x = yield from handed(i, levels, x, clean)
     return x
 
 

@@ -17,10 +17,11 @@ ALIKE = 0.9995  # mean cosine from which that program mixes noises in a straight
 
 
 class Seed(NamedTuple):
-    """Seed and variation seed of one picture."""
+    """Seed and variation seed of one picture; strength: how far the initial noise is towards that of the variation seed."""
 
     seed: int
     variation: int = 0
+    strength: float = 0.0
 
 
 def batch_seeds(seed: int, count: int, variation: int = 0, strength: float = 0.0) -> list[Seed]:
@@ -28,9 +29,7 @@ def batch_seeds(seed: int, count: int, variation: int = 0, strength: float = 0.0
 
     With a variation (strength above 0) all have the same seed, and variation seed + k.
     """
-    if strength:
-        return [Seed(seed, variation + k) for k in range(count)]
-    return [Seed(seed + k, variation + k) for k in range(count)]
+    return [Seed(seed if strength else seed + k, variation + k, strength) for k in range(count)]
 
 
 def column_slerp(share: float, low: Tensor, high: Tensor) -> Tensor:
@@ -53,41 +52,44 @@ def column_slerp(share: float, low: Tensor, high: Tensor) -> Tensor:
 class WebuiStreams:
     """Noise of B pictures as that program draws it; in place of `PictureStreams` for `PictureNoise` and `TreeNoise`.
 
-    source: "cpu" or "nv", its setting "RNG". strength: of the variation seeds; only the initial noise is mixed. resize_from:
-    width and height in pixels of the picture whose noise is pasted into the middle of this one's, or None (`factor` pixels are
-    one place of the sample). delta: "ENSD", added to the seeds for all draws but the first.
-    A second pass over enlarged pictures starts with a new object of the same seeds there.
+    source: "cpu" or "nv", its setting "RNG". Only the initial noise is mixed with that of variation seeds. resize_from: width
+    and height in pixels of the picture whose noise is pasted into the middle of this one's, or None (`factor` pixels are one
+    place of the sample). delta: "ENSD", added to the seeds for all draws but the first.
     """
 
     def __init__(
         self,
         seeds: Sequence[Seed],
         source: str = "nv",
-        strength: float = 0.0,
         resize_from: tuple[int, int] | None = None,
         delta: int = 0,
         factor: int = 8,
     ) -> None:
         self.seeds, self.source = tuple(one.seed for one in seeds), source
         self.toward: tuple[tuple[int, float] | None, ...] = (None,) * len(self.seeds)  # its Brownian trees are not mixed
-        self._variations, self._strength, self._delta = tuple(one.variation for one in seeds), strength, delta
-        self._small = None if resize_from is None else (resize_from[1] // factor, resize_from[0] // factor)
+        self._seeds, self._resize_from, self._delta, self._factor = tuple(seeds), resize_from, delta, factor
         self._streams: list[Stream] | None = None
+
+    def again(self) -> WebuiStreams:
+        """For a second pass over the same pictures: the same seeds from their beginning, variations and all."""
+        return WebuiStreams(self._seeds, self.source, self._resize_from, self._delta, self._factor)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Unit noise, float32 (B, *shape) on the CPU: first the initial noise, then a fresh draw each time."""
         if self._streams is not None:
             return torch.stack([own.normal(shape) for own in self._streams])
         streams = [stream(seed, self.source) for seed in self.seeds]
-        first = [self._first(own, i, tuple(shape)) for i, own in enumerate(streams)]
+        first = [self._first(own, one, tuple(shape)) for own, one in zip(streams, self._seeds, strict=True)]
         self._streams = [stream(seed + self._delta, self.source) for seed in self.seeds] if self._delta else streams
         return torch.stack(first)
 
-    def _first(self, own: Stream, i: int, shape: tuple[int, ...]) -> Tensor:
-        small = shape if self._small is None else (shape[0], *self._small)
-        drawn = own.normal(shape) if small == shape else stream(self.seeds[i], self.source).normal(small)
-        if self._strength:
-            drawn = column_slerp(self._strength, drawn, stream(self._variations[i], self.source).normal(small))
+    def _first(self, own: Stream, one: Seed, shape: tuple[int, ...]) -> Tensor:
+        small = shape
+        if self._resize_from is not None:
+            small = shape[0], self._resize_from[1] // self._factor, self._resize_from[0] // self._factor
+        drawn = own.normal(shape) if small == shape else stream(one.seed, self.source).normal(small)
+        if one.strength:
+            drawn = column_slerp(one.strength, drawn, stream(one.variation, self.source).normal(small))
         return drawn if small == shape else pasted(drawn, own.normal(shape))
 
 

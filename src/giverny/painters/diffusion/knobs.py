@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from ...base.infotext import read_size
 from ...base.knobs import Knobs
 from ...sampling.names import Spacing, spacing_name
 from ...text.emphasis import Dialect, Emphasis
@@ -64,14 +65,50 @@ class DiffusionKnobs(Knobs):
     windows: int = Field(
         1, ge=1, le=64, description="how often the length of the text tower is read, one behind the other; the rest is left out"
     )
+    comma_backtrack: int = Field(
+        20, ge=0, le=75, description="a1111: tokens from a window's end in which a comma may end it; 0: none does"
+    )
+    old_timelines: bool = Field(False, description="a1111: numbers of prompt editing as before its version 1.6")
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")
     eta_ancestral: float = Field(
         1.0, ge=0, le=1, description="fresh noise per step for ancestral samplers (euler a) and those of an SDE: 0 none, 1 all"
     )
+    s_churn: float = Field(0.0, ge=0, le=100, description="noise added along the way by euler, heun and dpm2: 0 none")
+    s_tmin: float = Field(0.0, ge=0, le=1000, description="churn only above this sigma / alpha")
+    s_tmax: float = Field(0.0, ge=0, le=1000, description="churn only below this sigma / alpha; 0 is no limit")
+    s_noise: float = Field(1.0, ge=0, le=2, description="factor on all fresh noise: 1 keeps its measure")
+    sigma_min: float = Field(
+        0.0, ge=0, le=1000, description="sigma / alpha that karras, exponential and their like end at; 0: the model's own"
+    )
+    sigma_max: float = Field(0.0, ge=0, le=1000, description="sigma / alpha that they begin at; 0: the model's own")
+    rho: float = Field(0.0, ge=0, le=100, description="curve of karras and polyexponential; 0 as usual: 7 and 1")
+    discard_penultimate: bool = Field(
+        False, description="one level more, and without the last but one, for every sampler; dpm2 and its like do it anyway"
+    )
+    order: int = Field(0, ge=0, le=10, description="estimates that a step of unipc or lms is made of; 0 as usual: 3 and 4")
+    lower_order_final: bool = Field(True, description="unipc: fewer of them towards the end")
+    latent_consistency: bool = Field(
+        False, description="lcm: estimate as latent consistency models are taught to, with their boundary condition"
+    )
     noise: Literal["cpu", "nv"] = Field("cpu", description="whose random numbers: torch's on the CPU, or an NVIDIA card's")
+    seeding: Literal["giverny", "a1111", "comfyui"] = Field(
+        "giverny", description="which program's way from seeds to noise: of variations, second passes and batches"
+    )
+    ensd: int = Field(0, ge=0, lt=2**32, description="added to the seed behind the initial noise; with seeding a1111")
+    seed_resize_from: str = Field(
+        "", description="width x height of a picture whose noise is put into the middle, such as 512x512; with seeding a1111"
+    )
 
     @field_validator("spacing", mode="before")
     @classmethod
     def _spelt(cls, given: Any) -> Any:
         """Labels of other programs, such as "SGM Uniform", are understood as well."""
         return spacing_name(given) if isinstance(given, str) else given
+
+    @field_validator("seed_resize_from")
+    @classmethod
+    def _sized(cls, given: str) -> str:
+        size = read_size(given)
+        if given and (size is None or not all(size)):
+            raise ValueError("it is no size such as 512x512")
+        return given

@@ -39,18 +39,18 @@ from ...base.contracts import (
 from ...base.errors import InputError
 from ...base.images import Filter, resize, to_pixels
 from ...base.recipe import check
-from ...base.runtime import PictureStreams, versions
+from ...base.runtime import versions
 from ...sampling.brownian import TreeNoise
-from ...sampling.names import AUTOMATIC, FACTS, UNIT_START, Spacing, resolve
-from ...sampling.noise import PictureNoise
-from ...sampling.samplers import SAMPLERS, Walk
-from ...sampling.schedules import levels
+from ...sampling.names import FACTS, UNIT_START, resolve
+from ...sampling.noise import PictureNoise, Streams
+from ...sampling.samplers import Walk
 from ...steering.between import between
 from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
 from .adapters import Adapters, Worn
 from .backends import choose_backend
 from .beginning import PURE, Beginning, beginning, run_over
+from .course import alone, check_seeds, levels_of, sampler_of, spacing_of, streams_of
 from .estimate import estimates
 from .guard import all_sound, exactly, in_float32, quiet, sound
 from .guides import ClipGuide
@@ -70,7 +70,7 @@ class DiffusionPainter:
 
     family = "diffusion"
     knobs: type[Knobs] = DiffusionKnobs
-    can = frozenset({"toward", "variation", "start"})
+    can = frozenset({"toward", "variation", "start", "batch"})
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class DiffusionPainter:
         self.further: Mapping[str, str] = {}  # more of every picture's infotext
         self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
-        self._levels = lru_cache(KEPT)(self._worked_out)  # a call asks for the same ones several times
+        self._levels = lru_cache(KEPT)(partial(levels_of, parts.denoiser.table))  # a call asks for the same ones several times
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
@@ -104,6 +104,8 @@ class DiffusionPainter:
     def _settled(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int], Prompts]:
         knobs = check(DiffusionKnobs, {**self.defaults, **request.knobs}, "knobs")
         self.levels(knobs)
+        self.sampler(knobs)
+        check_seeds(request, knobs)
         if knobs.guidance_from > knobs.guidance_to:
             raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
         if knobs.threshold and self.parts.recipe.autoencoder is not None:
@@ -156,9 +158,10 @@ class DiffusionPainter:
             start = request.start
             begins = None if start is None else (start.strength, start.mask is None, start.fill, start.program)
             groups.setdefault((knobs, size, (prompts.shape, begins)), []).append(prompts)
-        for (_, size, _), group in groups.items():
-            for first in range(0, len(group), BATCH):
-                yield from self._paint(Prompts.joined(group[first : first + BATCH]), size, previews, trace)
+        for (knobs, size, _), group in groups.items():
+            most = 1 if alone(knobs) else BATCH
+            for first in range(0, len(group), most):
+                yield from self._paint(Prompts.joined(group[first : first + most]), size, previews, trace)
 
     def _paint(self, prompts: Prompts, size: tuple[int, int], previews: bool, trace: bool) -> Iterator[Event]:
         began = time.perf_counter()
@@ -177,7 +180,7 @@ class DiffusionPainter:
         spread, whole = self.levels_from(knobs, requests[0].start), self.levels(knobs)
         again = last_steps(whole, knobs.upscale_strength) if knobs.upscale > 1 else None
         before = spread.steps if spread else 0
-        total = before + (again.steps if again else 0)
+        total = None if alone(knobs) else before + (again.steps if again else 0)
         for request in requests:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
@@ -188,13 +191,12 @@ class DiffusionPainter:
         begun = self._beginning(starts, size) if starts else None
         beside = begun.channels if begun else None
         make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside)
-        others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
-        streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
+        streams = streams_of(requests, knobs, self.codec.factor)
         sampler = self.sampler(knobs)
         noise = self._noise(streams, size, knobs)
         run = Run(requests, total, previews, trace)
         if begun is None:
-            x = noise.initial(whole[0], full=self.spacing(knobs) in UNIT_START)
+            x = noise.initial(whole[0], full=spacing_of(knobs) in UNIT_START)
             keep = None
         else:
             drawn = noise.initial(PURE)
@@ -203,15 +205,15 @@ class DiffusionPainter:
             keep = partial(begun.kept, noise=drawn) if begun.keeps else None
         run.note(self._pixels, x)
         if spread is not None:
-            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, 0, keep)
+            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep)
         if knobs.upscale > 1 and run.going:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
             if again is not None:
-                noise = self._noise(streams, larger, knobs)  # the same streams, further on
+                noise = self._noise(streams.again(), larger, knobs)
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
                 run.note(self._pixels, x)
-                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before)
+                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run)
         if not run.going:
             return
         made = self._decoded(x, codec)
@@ -232,19 +234,20 @@ class DiffusionPainter:
         self,
         walk: Walk,
         run: Run,
-        told: int,  # steps of earlier runs over these pictures
         keep: Callable[[Tensor, NoiseLevel], Tensor] | None = None,  # what a sample is changed to after each step
     ) -> Generator[Event, None, Tensor]:
         """Pull a sampler to its end, telling of each step; returns the final sample, zeros where a picture was lost."""
         edited: Tensor | None = None
+        before = run.told
         while True:
             try:
                 step = walk.send(edited)
             except StopIteration as end:
                 final: Tensor = end.value
                 return final
+            run.told = before + step.index + 1
             if not all_sound(step.x):
-                yield from run.lose(~sound(step.x), f"the denoiser at step {told + step.index + 1} of {run.total}")
+                yield from run.lose(~sound(step.x), f"the denoiser at {run.place}")
                 if not run.going:
                     return step.x
             edited = keep(step.x, step.level) if keep is not None else None
@@ -253,7 +256,7 @@ class DiffusionPainter:
             run.note(self._pixels, step.x if edited is None else edited)
             shown = self._pixels(step.clean) if run.previews else None
             for i, request in run.left():
-                yield Progress(request.id, told + step.index + 1, run.total, shown[i] if shown is not None else None)
+                yield Progress(request.id, run.told, run.total, shown[i] if shown is not None else None)
 
     def _beginning(self, starts: Sequence[Start], size: tuple[int, int]) -> Beginning:
         fine = torch.promote_types(self.precision, torch.float32)
@@ -283,32 +286,18 @@ class DiffusionPainter:
         faster = choose_backend(parts, self.backend, self.device, self.precision)
         return faster[0] if faster else parts.denoiser
 
-    def _noise(self, streams: PictureStreams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
+    def _noise(self, streams: Streams, size: tuple[int, int], knobs: DiffusionKnobs) -> PictureNoise:
         shape = (self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
         kind = TreeNoise if FACTS[resolve(knobs.sampler).sampler].draws == "tree" else PictureNoise
         # Networks may be coarse; the sum of all steps is not.
         return kind(streams, shape, torch.promote_types(self.precision, torch.float32), self.device)
 
-    def spacing(self, knobs: DiffusionKnobs) -> Spacing:
-        """How levels are spread: as the sampler's name says, else as the knob does, else as is usual for the sampler."""
-        named = resolve(knobs.sampler)
-        chosen: Any = named.spacing or knobs.spacing
-        return FACTS[named.sampler].usual if chosen == AUTOMATIC else chosen
-
     def levels(self, knobs: DiffusionKnobs) -> Levels:
         """The levels of a run. Raises InputError for an unknown sampler, and for steps that the spacing has not."""
         return self._levels(knobs)
 
-    def _worked_out(self, knobs: DiffusionKnobs) -> Levels:
-        discard = resolve(knobs.sampler).discard
-        return levels(self.parts.denoiser.table, knobs.steps, self.spacing(knobs), discard_penultimate=discard)
-
     def sampler(self, knobs: DiffusionKnobs) -> Sampler:
-        facts = FACTS[resolve(knobs.sampler).sampler]
-        sampler: Any = SAMPLERS[facts.name]
-        if "eta" not in facts.options:
-            return sampler
-        return partial(sampler, eta=knobs.eta if facts.name == "ddim" else knobs.eta_ancestral)
+        return sampler_of(self.parts.denoiser.table, knobs)
 
     def _conditions(self, requests: Sequence[Request]) -> tuple[Condition, Condition]:
         """What the denoiser is told under prompts without syntax, and under the negative ones; all are read at once."""

@@ -14,13 +14,14 @@ from .guard import spoilt
 
 @dataclass(eq=False)
 class Run:
-    """The state of one painting of B requests. total: steps in all."""
+    """The state of one painting of B requests. total: steps in all; None where the sampler finds out as it goes."""
 
     requests: Sequence[Request]
-    total: int
+    total: int | None
     previews: bool
     trace: bool
     lost: set[int] = field(default_factory=set)  # rows whose numbers are spoilt; the others go on
+    told: int = 0  # steps so far
     moments: list[np.ndarray] = field(default_factory=list)  # (B, H, W, 3) each, where they are traced
 
     @property
@@ -30,6 +31,11 @@ class Run:
     def left(self) -> list[tuple[int, Request]]:
         """The rows that are still painted."""
         return [(i, request) for i, request in enumerate(self.requests) if i not in self.lost]
+
+    @property
+    def place(self) -> str:
+        """The step that has just been made."""
+        return f"step {self.told}" + (f" of {self.total}" if self.total else "")
 
     def lose(self, bad: Tensor, stage: str) -> Iterator[Failed]:
         """Tell, once of each, of the rows that are spoilt here. bad: bool (B,)."""

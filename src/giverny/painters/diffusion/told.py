@@ -42,7 +42,12 @@ class Prompts:
     ) -> None:
         self.parts, self.knobs, self.requests, self.inversions = parts, knobs, requests, inversions
         self.settings = PromptSettings(
-            dialect=knobs.dialect, emphasis=knobs.emphasis, clip_skip=knobs.clip_skip, windows=knobs.windows
+            dialect=knobs.dialect,
+            emphasis=knobs.emphasis,
+            clip_skip=knobs.clip_skip,
+            windows=knobs.windows,
+            backtrack=knobs.comma_backtrack,
+            old_timelines=knobs.old_timelines,
         )
         self.read = here, there = read or self._read(knobs.steps, None)
         layers = parts.recipe.text.layers
