@@ -1,12 +1,15 @@
 """What can be turned when a diffusion model paints. Imported by the command line too, so nothing heavy in here."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from ...base.infotext import read_size
 from ...base.knobs import Knobs
 from ...sampling.names import Spacing, spacing_name
 from ...text.emphasis import Dialect, Emphasis
+
+Pixels = Annotated[int, Field(ge=0, le=100_000)]
 
 
 class DiffusionKnobs(Knobs):
@@ -60,15 +63,36 @@ class DiffusionKnobs(Knobs):
     emphasis: Emphasis = Field(
         "auto", description="how weights of words act: auto as the dialect's program does; none: brackets are text"
     )
-    clip_skip: int = Field(1, ge=1, le=64, description="which layer reads the words, counted from the last, which is 1")
+    clip_skip: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="which layer reads the words, counted from the last, which is 1 (Stable Diffusion XL: 1 is 2)",
+    )
     windows: int = Field(
         1, ge=1, le=64, description="how often the length of the text tower is read, one behind the other; the rest is left out"
+    )
+    original_size: tuple[Pixels, Pixels] | None = Field(
+        None, description="Stable Diffusion XL: as painted from pictures that were so large, such as 1024x1024; None: the size"
+    )
+    crop: tuple[Pixels, Pixels] = Field(
+        (0, 0), description="Stable Diffusion XL: as cut from one so far from left and top, such as 0x0"
+    )
+    empty_negative: Literal["auto", "zeros", "encoded"] = Field(
+        "auto",
+        description="Stable Diffusion XL without a negative prompt: zeros, or the empty one; auto: as the dialect's program",
     )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")
     eta_ancestral: float = Field(
         1.0, ge=0, le=1, description="fresh noise per step for ancestral samplers (euler a) and those of an SDE: 0 none, 1 all"
     )
     noise: Literal["cpu", "nv"] = Field("cpu", description="whose random numbers: torch's on the CPU, or an NVIDIA card's")
+
+    @field_validator("original_size", "crop", mode="before")
+    @classmethod
+    def _sides(cls, given: Any) -> Any:
+        """Two numbers may be written as "1024x768"."""
+        return (read_size(given) or given) if isinstance(given, str) else given
 
     @field_validator("spacing", mode="before")
     @classmethod
