@@ -1,6 +1,6 @@
 """What can be turned when a diffusion model paints. Imported by the command line too, so nothing heavy in here."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -8,8 +8,6 @@ from ...base.infotext import read_size
 from ...base.knobs import Knobs
 from ...sampling.names import Spacing, spacing_name
 from ...text.emphasis import Dialect, Emphasis
-
-Pixels = Annotated[int, Field(ge=0, le=100_000)]
 
 
 class DiffusionKnobs(Knobs):
@@ -72,12 +70,10 @@ class DiffusionKnobs(Knobs):
     windows: int = Field(
         1, ge=1, le=64, description="how often the length of the text tower is read, one behind the other; the rest is left out"
     )
-    original_size: tuple[Pixels, Pixels] | None = Field(
-        None, description="Stable Diffusion XL: as painted from pictures that were so large, such as 1024x1024; None: the size"
+    original_size: str = Field(
+        "", description="Stable Diffusion XL: as painted from pictures of this size, such as 1024x1024; empty: the size painted"
     )
-    crop: tuple[Pixels, Pixels] = Field(
-        (0, 0), description="Stable Diffusion XL: as cut from one so far from left and top, such as 0x0"
-    )
+    crop: str = Field("0x0", description="Stable Diffusion XL: as cut from a picture so far from its left and top")
     empty_negative: Literal["auto", "zeros", "encoded"] = Field(
         "auto",
         description="Stable Diffusion XL without a negative prompt: zeros, or the empty one; auto: as the dialect's program",
@@ -91,8 +87,11 @@ class DiffusionKnobs(Knobs):
     @field_validator("original_size", "crop", mode="before")
     @classmethod
     def _sides(cls, given: Any) -> Any:
-        """Two numbers may be written as "1024x768"."""
-        return (read_size(given) or given) if isinstance(given, str) else given
+        """Two numbers, written in one way."""
+        sides = read_size(given) if isinstance(given, str) else None
+        if given != "" and sides is None:
+            raise ValueError("wants to be written as 1024x1024")
+        return "" if sides is None else f"{sides[0]}x{sides[1]}"
 
     @field_validator("spacing", mode="before")
     @classmethod

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from ...base.contracts import Condition, Denoise, NoiseLevel, Prepared, Probe, Request
 from ...base.errors import InputError
+from ...base.infotext import read_size
 from ...layers.blocks import sinusoid
 from .knobs import DiffusionKnobs
 from .recipe import ModelRecipe
 
 SIZES = 6  # numbers that are told
+UNCUT = DiffusionKnobs().crop
 
 
 def size_width(recipe: ModelRecipe) -> int:
@@ -32,7 +34,7 @@ def size_width(recipe: ModelRecipe) -> int:
 
 def check_sizes(recipe: ModelRecipe, knobs: DiffusionKnobs) -> None:
     """Raises InputError for knobs of sizes in a model that is not told of any."""
-    if recipe.second is None and (knobs.original_size is not None or knobs.crop != (0, 0)):
+    if recipe.second is None and (knobs.original_size or knobs.crop != UNCUT):
         raise InputError(
             "Stable Diffusion XL for original_size and crop", "a model that is not told of sizes", "Leave them out."
         )
@@ -42,7 +44,7 @@ def told_sizes(recipe: ModelRecipe, knobs: DiffusionKnobs, size: tuple[int, int]
     """What follows the pooled vector of a picture of this size, (6 * width,); None for models that are told nothing."""
     if recipe.second is None:
         return None
-    before, cut = knobs.original_size or size, knobs.crop
+    before, cut = read_size(knobs.original_size) or size, read_size(knobs.crop) or (0, 0)
     numbers = torch.tensor([*reversed(before), *reversed(cut), *reversed(size)], dtype=torch.float32)
     return sinusoid(numbers, size_width(recipe)).flatten()
 
