@@ -238,7 +238,7 @@ class Parts:
         return step_of(self.recipe.autoencoder, self.recipe.denoiser)
 
     def condition(self, texts: list[str]) -> Condition:
-        """What the denoiser is told about these texts."""
+        """What the denoiser is told about these texts; sizes follow while painting (`sizes.py`)."""
         with torch.no_grad():
             encoded = self.encoder.encode(texts)
         net = self.recipe.denoiser
@@ -285,10 +285,10 @@ def assemble(
     precision = next(network.parameters()).dtype
     seen = fed(network, recipe.denoiser.in_channels, codec)
     denoiser = DiscreteDenoiser(seen, recipe.schedule.table(), recipe.prediction, precision=precision)
-    if recipe.second is not None and isinstance(tower, ClipText) and second is not None and projection is not None:
-        encoder: ClipTextEncoder = ClipPairEncoder(tower, second, tokenizer, projection, recipe.second.pad)
-    else:
-        encoder = ClipTextEncoder(tower, tokenizer, projection)
+    encoder = ClipTextEncoder(tower, tokenizer, projection)
+    if recipe.second is not None:
+        assert isinstance(tower, ClipText) and second is not None and projection is not None
+        encoder = ClipPairEncoder(tower, second, tokenizer, projection, recipe.second.pad)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
     return Parts(recipe, encoder, network, denoiser, codec, autoencoder, looking)
