@@ -102,6 +102,22 @@ def test_folder_and_single_file_are_read_whole(kind, twins):
         assert found.parts.keys() == ours_of(*theirs).keys()
 
 
+def test_what_carries_no_weights_is_left_out_by_name(twins, tmp_path):
+    _, _, *theirs = twins("xl_two")
+    left = {
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": torch.arange(77),
+        "conditioner.embedders.0.transformer.text_projection.weight": torch.ones(2, 2),
+        "conditioner.embedders.0.logit_scale": torch.ones(()),
+        "conditioner.embedders.1.model.logit_scale": torch.ones(()),
+        "denoiser.sigmas": torch.ones(1000),
+    }
+    save_file(xl_single_file("xl_two", *theirs) | left, tmp_path / "more.safetensors")
+    found = read_published(tmp_path / "more.safetensors")
+    assert set(found.ignored) == set(left)
+    for part, tensors in ours_of(*theirs).items():
+        same(found.parts[part], tensors)
+
+
 @pytest.mark.parametrize("kind", XL)
 def test_the_layout_of_the_twins_is_what_diffusers_reads(kind, twins):
     """The referee: the single files of these tests, written from the rules, mean to diffusers what they mean to us."""

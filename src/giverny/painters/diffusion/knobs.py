@@ -73,7 +73,9 @@ class DiffusionKnobs(Knobs):
     original_size: str = Field(
         "", description="Stable Diffusion XL: as painted from pictures of this size, such as 1024x1024; empty: the size painted"
     )
-    crop: str = Field("0x0", description="Stable Diffusion XL: as cut from a picture so far from its left and top")
+    crop: str = Field(
+        "", description="Stable Diffusion XL: as cut from a picture so far from its left and top, such as 0x64; empty: uncut"
+    )
     empty_negative: Literal["auto", "zeros", "encoded"] = Field(
         "auto",
         description="Stable Diffusion XL without a negative prompt: zeros, or the empty one; auto: as the dialect's program",

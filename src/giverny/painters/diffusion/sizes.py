@@ -23,7 +23,6 @@ from .knobs import DiffusionKnobs
 from .recipe import ModelRecipe
 
 SIZES = 6  # numbers that are told
-UNCUT = DiffusionKnobs().crop
 
 
 def size_width(recipe: ModelRecipe) -> int:
@@ -34,7 +33,7 @@ def size_width(recipe: ModelRecipe) -> int:
 
 def check_sizes(recipe: ModelRecipe, knobs: DiffusionKnobs) -> None:
     """Raises InputError for knobs of sizes in a model that is not told of any."""
-    if recipe.second is None and (knobs.original_size or knobs.crop != UNCUT):
+    if recipe.second is None and (knobs.original_size or knobs.crop):
         raise InputError(
             "Stable Diffusion XL for original_size and crop", "a model that is not told of sizes", "Leave them out."
         )
