@@ -124,14 +124,14 @@ def autoencoder_values(tensors: Tensors, config: Mapping[str, Any]) -> dict[str,
     }
 
 
-def text_values(tensors: Tensors, config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    """Values of a `ClipTextRecipe`."""
+def text_values(tensors: Tensors, config: Mapping[str, Any], usual: str) -> dict[str, Any]:
+    """Values of a `ClipTextRecipe`. usual: the activation where the config does not say."""
     what = "text encoder"
     vocabulary, width = shape(tensors, "embeddings.token_embedding.weight", 2, what)
     layers = {found[1] for n in tensors if (found := re.match(r"encoder\.layers\.(\d+)\.", n))}
     if config.get("layer_norm_eps", 1e-5) != 1e-5:
         raise InputError("a text encoder with layer_norm_eps = 1e-05", repr(config["layer_norm_eps"]))
-    activation = str(config.get("hidden_act", "quick_gelu" if kind == "sd1" else "gelu"))
+    activation = str(config.get("hidden_act", usual))
     return {
         "width": width, "layers": max(1, len(layers)), "heads": config.get("num_attention_heads") or max(1, width // HEAD),
         "inner": shape(tensors, "encoder.layers.0.mlp.fc1.weight", 2, what)[0],

@@ -13,6 +13,10 @@ CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "scheduler": ["diffusers", "PNDMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
 }  # fmt: skip
+CLASSES_XL = {  # besides
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+}  # fmt: skip
 
 
 def written(recipe: Mapping[str, Any], side: int) -> dict[str, dict[str, Any]]:
@@ -30,21 +34,39 @@ def written(recipe: Mapping[str, Any], side: int) -> dict[str, dict[str, Any]]:
         "mid_block_type": "UNetMidBlock2DCrossAttn", "act_fn": "silu", "norm_eps": 1e-05, "flip_sin_to_cos": True,
         "freq_shift": 0, "center_input_sample": False, "downsample_padding": 1, "mid_block_scale_factor": 1,
     }  # fmt: skip
-    clip = {
-        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_size": text["width"],
+    inpaints = "Inpaint" if net["in_channels"] == 9 else ""
+    told = {
+        "denoiser": denoiser,
+        "autoencoder": autoencoder(vae, recipe["scale"]),
+        "text": clip_text(text, "CLIPTextModel", text["width"]),
+        "scheduler": scheduler(noise, recipe["prediction"]),
+    }
+    index = {"_diffusers_version": VERSION, **CLASSES}
+    if (second := recipe.get("second")) is None:
+        name = f"StableDiffusion{inpaints}Pipeline"
+        return {**told, "index": {**index, "_class_name": name, "requires_safety_checker": False}}
+    for unread in ("safety_checker", "feature_extractor"):
+        del index[unread]
+    pooled = recipe["pooled_width"]
+    told["denoiser"] |= {
+        "addition_embed_type": "text_time", "addition_time_embed_dim": (net["pooled_width"] - pooled) // 6,
+        "projection_class_embeddings_input_dim": net["pooled_width"],
+    }  # fmt: skip
+    told["text_2"] = clip_text(second["text"], "CLIPTextModelWithProjection", pooled)
+    told["scheduler"] = euler(told["scheduler"])
+    name = f"StableDiffusionXL{inpaints}Pipeline"
+    return {**told, "index": {**index, **CLASSES_XL, "_class_name": name, "force_zeros_for_empty_prompt": True}}
+
+
+def clip_text(text: Mapping[str, Any], made: str, projection: int) -> dict[str, Any]:
+    """Of a text tower. made: its class; projection: the width that it is projected to."""
+    return {
+        "architectures": [made], "model_type": "clip_text_model", "hidden_size": text["width"],
         "num_hidden_layers": text["layers"], "num_attention_heads": text["heads"], "intermediate_size": text["inner"],
         "hidden_act": text["activation"], "vocab_size": text["vocabulary"], "max_position_embeddings": text["length"],
         "layer_norm_eps": 1e-05, "bos_token_id": text["vocabulary"] - 2, "eos_token_id": text["vocabulary"] - 1,
-        "pad_token_id": 1, "projection_dim": text["width"],
+        "pad_token_id": 1, "projection_dim": projection,
     }  # fmt: skip
-    pipeline = "StableDiffusionInpaintPipeline" if net["in_channels"] == 9 else "StableDiffusionPipeline"
-    return {
-        "denoiser": denoiser,
-        "autoencoder": autoencoder(vae, recipe["scale"]),
-        "text": clip,
-        "scheduler": scheduler(noise, recipe["prediction"]),
-        "index": {"_class_name": pipeline, "_diffusers_version": VERSION, "requires_safety_checker": False, **CLASSES},
-    }
 
 
 def autoencoder(vae: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +91,12 @@ def scheduler(noise: Mapping[str, Any], prediction: str) -> dict[str, Any]:
         "rescale_betas_zero_snr": noise["zero_terminal_snr"],
         **predicting(prediction),
     }  # fmt: skip
+
+
+def euler(pndm: Mapping[str, Any]) -> dict[str, Any]:
+    """As Stable Diffusion XL's own, of the same noise."""
+    unknown = ("skip_prk_steps", "set_alpha_to_one")
+    return {**{n: v for n, v in pndm.items() if n not in unknown}, "_class_name": "EulerDiscreteScheduler"}
 
 
 def predicting(prediction: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ..base.errors import InputError
 from ..base.files import atomic_write
 from ..base.tensors import read_tensors
 from .keymaps import Tensors, with_new_attention
-from .published import Kind, Published, few
+from .published import REFINER, Kind, Published, few
 from .single_file import write_single
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -28,6 +28,9 @@ NETWORKS = {  # component -> the classes that are read
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
 }
+TEXTS = ("text", "text_2")  # parts that transformers keeps
+PROJECTION = "text_projection.weight"  # of the second text tower, there among its tensors
+ADDED = ("add_embedding.", "class_embedding.")  # the U-Net's map of a pooled vector, theirs and ours
 WORDS = ("tokenizer", "tokenizer_2", "scheduler")
 LEFT = ("safety_checker", "feature_extractor", "image_encoder")  # looked at by nobody here
 TRANSFORMERS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
@@ -40,6 +43,8 @@ def read_folder(folder: Path, variant: str | None = None, precision: torch.dtype
         return _autoencoder(folder, variant, precision)
     index = read_json(folder / INDEX)
     here = {name for name, value in index.items() if isinstance(value, list) and value and value[-1] is not None}
+    if "text_encoder_2" in here and "text_encoder" not in here:
+        raise InputError("a model that paints by itself", f"{folder}, {REFINER}", "Use the base model.")
     strange = here - {*NETWORKS, *WORDS, *LEFT}
     if strange:
         raise InputError("a Stable Diffusion pipeline", f"{folder} with {', '.join(sorted(strange))}", "Is it another kind?")
@@ -59,8 +64,8 @@ def read_folder(folder: Path, variant: str | None = None, precision: torch.dtype
         ignored += [f"{name}: {key}" for key in left]
     if (folder / "scheduler" / "scheduler_config.json").is_file():
         configs["scheduler"] = read_json(folder / "scheduler" / "scheduler_config.json")
-    if "text_projection.weight" in parts.get("text_2", {}):
-        parts["projection"] = {"weight": parts["text_2"].pop("text_projection.weight")}
+    if PROJECTION in parts.get("text_2", {}):
+        parts["projection"] = {"weight": parts["text_2"].pop(PROJECTION)}
     linear = any(n.endswith("proj_in.weight") and v.dim() == 2 for n, v in parts["denoiser"].items())
     kind: Kind = "sdxl" if "text_2" in parts else "sd2" if linear else "sd1"
     return Published(folder, "folder", kind, parts, configs, tuple(sorted(ignored)))
@@ -77,7 +82,7 @@ def _autoencoder(folder: Path, variant: str | None, precision: torch.dtype | Non
 def _ours(component: str, tensors: Tensors) -> tuple[Tensors, list[str]]:
     """(tensors by our names, names of what has no weights)."""
     if component == "unet":
-        return {n.replace("add_embedding.", "class_embedding.", 1): v for n, v in tensors.items()}, []
+        return {n.replace(*ADDED, 1): v for n, v in tensors.items()}, []
     if component == "vae":
         return with_new_attention(tensors), []
     left = [n for n in tensors if n.endswith("position_ids")]
@@ -150,19 +155,25 @@ def component_files(folder: Path) -> tuple[Path, ...]:
 def write_folder(
     folder: Path, parts: Mapping[str, Tensors], configs: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]
 ) -> None:
-    """A diffusers folder, or an autoencoder's alone where that is the only part. words: files of the tokenizer, by name.
+    """A diffusers folder, or an autoencoder's alone where that is the only part. words: files of tokenizers, by their place.
 
     `folder` must be new or empty; model_index.json is written last, so that a folder with it is whole.
     """
     names = {part: name for name, part in PARTS.items()}
-    for part, tensors in parts.items():
-        place = folder / names[part] if len(parts) > 1 else folder
-        stem, suffix = TRANSFORMERS[0] if part == "text" else USUAL[0]
-        prefix = "text_model." if part == "text" else ""
-        write_single(place / (stem + suffix), {prefix + n: v for n, v in tensors.items()}, {})
+    for part, name in names.items():
+        if part not in parts:
+            continue
+        place = folder / name if len(parts) > 1 else folder
+        stem, suffix = TRANSFORMERS[0] if part in TEXTS else USUAL[0]
+        tensors = {("text_model." if part in TEXTS else "") + n: v for n, v in parts[part].items()}
+        if part == "denoiser" and "text_2" in parts:
+            tensors = {n.replace(ADDED[1], ADDED[0], 1): v for n, v in tensors.items()}
+        if part == "text_2":
+            tensors[PROJECTION] = parts["projection"]["weight"]
+        write_single(place / (stem + suffix), tensors, {})
         _write_json(place / CONFIG, configs[part])
     for name, text in words.items():
-        atomic_write(folder / "tokenizer" / name, text)
+        atomic_write(folder / name, text)
     if "scheduler" in configs:
         _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
     if "index" in configs:

@@ -31,7 +31,7 @@ IGNORABLE = re.compile(
     r"|v_pred|ztsnr"  # marks of merges: velocity is predicted, noise ends pure
     r"|(.*\.)?position_ids"
     r"|cond_stage_model\.model\.(text_projection|logit_scale|attn_mask)|conditioner\.embedders\.1\.model\.(logit_scale|attn_mask)"
-    r"|cond_stage_model\.(transformer\.)?(text_projection(\.weight)?|logit_scale)"
+    r"|(cond_stage_model|conditioner\.embedders\.0)\.(transformer\.)?(text_projection(\.weight)?|logit_scale)"
 )
 
 
@@ -65,7 +65,11 @@ class Published:
         return "pictures to latents" if self.kind == "autoencoder" else TASKS.get(channels, "unknown")
 
 
-WORDS = {"denoiser": "U-Net", "autoencoder": "autoencoder (VAE)", "text": "text encoder", "text_2": "second text encoder"}
+WORDS = {
+    "denoiser": "U-Net", "autoencoder": "autoencoder (VAE)", "text": "text encoder", "text_2": "second text encoder",
+    "projection": "second text encoder's projection",
+}  # fmt: skip
+REFINER = "the refiner of Stable Diffusion XL"
 
 
 def few(names: Iterable[str]) -> str:

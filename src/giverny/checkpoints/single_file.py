@@ -17,7 +17,7 @@ from ..base.files import atomic_path
 from ..base.tensors import brought, read_pickle, read_safetensors
 from . import keymaps as keys
 from .keymaps import Tensors
-from .published import IGNORABLE, Kind, Published, few, kind_in_ldm, stranger
+from .published import IGNORABLE, REFINER, Kind, Published, few, kind_in_ldm, stranger
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PREFIXES = {  # of a name in the file -> the part it belongs to, and how that is spelt
@@ -28,8 +28,9 @@ PREFIXES = {  # of a name in the file -> the part it belongs to, and how that is
     "conditioner.embedders.0.transformer.": ("text", "transformers"),
     "conditioner.embedders.1.model.": ("text_2", "openclip"),
 }
-DENOISER, AUTOENCODER, CLIP, OPENCLIP = list(PREFIXES)[:4]
+DENOISER, AUTOENCODER, CLIP, OPENCLIP, FIRST, SECOND = PREFIXES
 TURBO, WIDTH_2 = "conditioner.embedders.0.model.", 1024  # SD 2.1 turbo's text tower, and how wide it is
+PROJECTION = "text_projection"  # of OpenCLIP's tower: (width, shared)
 LAST = "transformer.resblocks.23."  # of OpenCLIP's tower: SD 2 looks at what the layer before it says
 
 
@@ -45,7 +46,7 @@ def read_single(path: Path, ema: bool = False, precision: torch.dtype | None = N
     if kind == "autoencoder":
         stored = {n if n.startswith(AUTOENCODER) or IGNORABLE.fullmatch(n) else AUTOENCODER + n: v for n, v in stored.items()}
     if kind == "refiner":
-        raise InputError("a model that paints by itself", f"{path}, the refiner of Stable Diffusion XL", "Use the base model.")
+        raise InputError("a model that paints by itself", f"{path}, {REFINER}", "Use the base model.")
     kept, left = {}, []
     for name, value in stored.items():
         if IGNORABLE.fullmatch(name) or (kind == "sd2" and name.startswith(OPENCLIP + LAST)):
@@ -104,7 +105,7 @@ def _ours(part: str, spelling: str, tensors: Tensors, projects: bool) -> tuple[T
     if spelling == "transformers":
         return {name.removeprefix("text_model."): value for name, value in tensors.items()}, []
     if spelling == "openclip":
-        kept = {name: value for name, value in tensors.items() if not (projects and name == "text_projection")}
+        kept = {name: value for name, value in tensors.items() if not (projects and name == PROJECTION)}
         out, unknown = keys.text_from_openclip(kept)
         return out | {name: tensors[name] for name in tensors.keys() - kept.keys()}, unknown
     if part == "autoencoder" and any("down_blocks." in name for name in tensors):
@@ -137,15 +138,13 @@ def from_ldm(stored: Mapping[str, Tensor], kind: Kind) -> tuple[dict[str, Tensor
         new, strange = _ours(part, spelling, tensors, kind == "sdxl")
         parts[part] = {**parts.get(part, {}), **new}
         unknown += [f"{part}: {name}" for name in strange]
-    if "text_projection" in parts.get("text_2", {}):
-        parts["projection"] = {"weight": parts["text_2"].pop("text_projection").mT}
+    if PROJECTION in parts.get("text_2", {}):
+        parts["projection"] = {"weight": parts["text_2"].pop(PROJECTION).mT}
     return parts, unknown
 
 
 def to_ldm(parts: Mapping[str, Tensors], kind: Kind) -> Tensors:
-    """Parts by the names of a single file; of an autoencoder alone, without its prefix. Raises InputError for SDXL."""
-    if kind not in ("sd1", "sd2", "autoencoder"):
-        raise InputError("Stable Diffusion 1 or 2, or an autoencoder", kind, "Others are read, and not written.")
+    """Parts by the names of a single file; of an autoencoder alone, without its prefix."""
     out: Tensors = {}
     if "denoiser" in parts:
         modules = keys.denoiser_modules(keys.levels_in_ours(parts["denoiser"]))
@@ -158,7 +157,11 @@ def to_ldm(parts: Mapping[str, Tensors], kind: Kind) -> Tensors:
     if "text" in parts and kind == "sd2":
         out |= {OPENCLIP + n: v for n, v in keys.text_to_openclip(parts["text"]).items()}
     elif "text" in parts:
-        out |= {f"{CLIP}text_model.{n}": v for n, v in parts["text"].items()}
+        out |= {f"{FIRST if kind == 'sdxl' else CLIP}text_model.{n}": v for n, v in parts["text"].items()}
+    if "text_2" in parts:
+        out |= {SECOND + n: v for n, v in keys.text_to_openclip(parts["text_2"]).items()}
+    if "projection" in parts:
+        out[SECOND + PROJECTION] = parts["projection"]["weight"].mT
     return out
 
 

@@ -146,12 +146,13 @@ class ClipText(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, C)
         return self.read(ids)[0]
 
-    def read(self, ids: Tensor, skip: int = 1, inserts: Sequence[Insert] = ()) -> tuple[Tensor, Tensor]:
+    def read(self, ids: Tensor, skip: int = 1, inserts: Sequence[Insert] = (), normed: bool = True) -> tuple[Tensor, Tensor]:
         """(vectors (B, L, C) to attend to, those of the last layer (B, L, C) to pool), both after the final norm.
 
         skip: "clip skip" as AUTOMATIC1111 counts it, the n-th layer from the end; 1 is the last one, where both are the same
         tensor. Published layers of other programs count from 0. inserts: vectors that stand in for tokens' own (textual
-        inversion). Raises InputError for a skip beyond the layers there are.
+        inversion). normed: False leaves an earlier layer's vectors without the final norm, as Stable Diffusion XL wants them.
+        Raises InputError for a skip beyond the layers there are.
         """
         below = len(self.encoder.layers) + 1 - skip
         if not 1 <= below <= len(self.encoder.layers):
@@ -159,7 +160,7 @@ class ClipText(nn.Module):
         x = inserted(self.embeddings.token_embedding(ids), inserts)  # (B, L, C)
         x = x + self.embeddings.position_embedding.weight[: ids.shape[1]]
         x = self.encoder(x, causal=True, end=below)
-        vectors = self.final_layer_norm(x)
+        vectors = self.final_layer_norm(x) if normed or skip == 1 else x
         return vectors, vectors if skip == 1 else self.final_layer_norm(self.encoder(x, causal=True, first=below))
 
     def pool(self, ids: Tensor, vectors: Tensor, end: int) -> Tensor:
@@ -233,6 +234,8 @@ class ClipTextEncoder:
     def __init__(self, tower: ClipText | BertText, tokenizer: Tokenizer, projection: nn.Linear | None = None) -> None:
         self.tower, self.tokenizer, self.projection = tower, tokenizer, projection
         self.width = tower.recipe.width
+        self.widths: tuple[int, ...] = (self.width,)  # of each tower's part of the vectors
+        self.layers = tower.recipe.layers  # from which words can be read
         self.pooled_width = projection.out_features if projection is not None else tower.recipe.width
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -241,14 +244,14 @@ class ClipTextEncoder:
         tokens = self.tokenizer(distinct)
         device = next(self.tower.parameters()).device
         ids = tokens.ids.to(device)
-        vectors = self.tower(ids)
-        pooled = self.pool(ids, vectors)
+        vectors, pooled = self.read(ids)
         rows = torch.tensor([distinct.index(t) for t in texts])
         spans = tuple(tokens.spans[i] for i in rows.tolist())
         rows = rows.to(device)
         return Encoded(ids[rows], vectors[rows], tokens.mask.to(device)[rows], pooled[rows], spans)
 
-    def pool(self, ids: Tensor, vectors: Tensor) -> Tensor:
-        """What stands for each text as a whole, from the last layer's vectors. (B, L), (B, L, C) -> (B, P)"""
-        pooled = self.tower.pool(ids, vectors, self.tokenizer.end)
-        return pooled if self.projection is None else self.projection(pooled)
+    def read(self, ids: Tensor, skip: int = 1, inserts: Sequence[Insert] = ()) -> tuple[Tensor, Tensor]:
+        """(vectors (B, L, C) to attend to, what stands for each text as a whole (B, P)); skip and inserts as of the tower."""
+        vectors, last = self.tower.read(ids, skip, inserts)
+        pooled = self.tower.pool(ids, last, self.tokenizer.end)
+        return vectors, pooled if self.projection is None else self.projection(pooled)

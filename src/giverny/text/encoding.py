@@ -91,8 +91,8 @@ def encode(
     return tuple(
         EncodedPlan(
             plan,
-            tuple(_line(line, plan, known, nothing) for line in plan.positive),
-            _line(plan.negative, plan, known, nothing),
+            tuple(_line(line, plan, known, nothing, encoder.widths) for line in plan.positive),
+            _line(plan.negative, plan, known, nothing, encoder.widths),
             blank,
         )
         for plan in plans
@@ -150,14 +150,14 @@ def _towers(chunks: Sequence[Chunk], encoder: ClipTextEncoder, inversions: Inver
             if inversions
         ]
         ids = torch.tensor([chunk.ids for chunk in part], device=next(encoder.tower.parameters()).device)
-        vectors, last = encoder.tower.read(ids, skip, inserts)
-        pooled = encoder.pool(ids, last)
+        vectors, pooled = encoder.read(ids, skip, inserts)
         known |= {_key(chunk): (vectors[i], pooled[i]) for i, chunk in enumerate(part)}
     return known
 
 
-def _line(line: Line, plan: PromptPlan, known: _Known, nothing: Chunk) -> tuple[Reading, ...]:
-    """The readings of a line's segments, of one length each; equal texts share one."""
+def _line(line: Line, plan: PromptPlan, known: _Known, nothing: Chunk, widths: Sequence[int]) -> tuple[Reading, ...]:
+    """The readings of a line's segments, of one length each; equal texts share one. widths: of the towers' parts of vectors,
+    each of which is weighted by itself."""
     texts = list(dict.fromkeys(line.chunks))
     counts = [line.chunks.count(text) for text in texts]
     most = max(len(text) for text in texts)
@@ -166,8 +166,9 @@ def _line(line: Line, plan: PromptPlan, known: _Known, nothing: Chunk) -> tuple[
         column = [text[i] if i < len(text) else nothing for text in texts]
         vectors = torch.stack([known[_key(chunk)][0] for chunk in column])
         if any(not chunk.plain for chunk in column):
-            weights = torch.tensor([chunk.weights for chunk in column])
-            vectors = weighted(vectors, weights, plan.settings.weighting, known[_key(nothing)][0], counts)
+            weights, how = torch.tensor([chunk.weights for chunk in column]), plan.settings.weighting
+            parts = (x.split(list(widths), -1) for x in (vectors, known[_key(nothing)][0]))
+            vectors = torch.cat([weighted(part, weights, how, blank, counts) for part, blank in zip(*parts, strict=True)], -1)
         columns.append(vectors)
     joined = torch.cat(columns, dim=1)  # (texts, N, C)
     made = {text: _reading(text, joined[i], known, nothing) for i, text in enumerate(texts)}

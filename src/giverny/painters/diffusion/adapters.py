@@ -26,22 +26,26 @@ from ...text.calls import AdapterCall
 from ...text.chunks import Inversions
 from .recipe import Parts, assemble
 
+CHANGED = ("denoiser", "text", "text_2")  # the networks that LoRAs change
 FILES, MODELS = 8, 3  # LoRA files, and models under LoRAs, that are kept at most: the latest asked for
 
 
 def adapted(parts: Parts, adapters: Sequence[tuple[Lora, float | Mapping[str, float]]]) -> Parts:
-    """The parts with LoRAs added, each times a weight, or one for each of "denoiser" and "text". Raises InputError."""
+    """The parts with LoRAs added, each times a weight, or one for each of CHANGED. Raises InputError."""
     after = merged(_tensors(parts), adapters)
+    recipe, encoder = parts.recipe, parts.encoder
     with unfilled():
-        network, tower = parts.recipe.denoiser.build(), parts.recipe.text.build()
+        network, tower = recipe.denoiser.build(), recipe.text.build()
+        second = recipe.second.text.build() if recipe.second else None
     fill(network, after["denoiser"], "denoiser")
     fill(tower, after["text"], "text")
-    encoder = parts.encoder
-    return assemble(parts.recipe, encoder.tokenizer, tower, encoder.projection, network, parts.autoencoder)
+    if second is not None:
+        fill(second, after["text_2"], "text_2")
+    return assemble(recipe, encoder.tokenizer, tower, encoder.projection, network, parts.autoencoder, second=second)
 
 
 def _tensors(parts: Parts) -> dict[str, dict[str, torch.Tensor]]:
-    return {"denoiser": parts.network.state_dict(), "text": parts.encoder.tower.state_dict()}
+    return {name: part.state_dict() for name, part in parts.networks().items() if name in CHANGED}
 
 
 Mark = tuple[str, int, int]  # path, size, time of change
@@ -89,7 +93,7 @@ class Adapters:
         with self._lock:
             found = self._worn.pop(key, None)
             if found is None:
-                weights = [{"text": call.text, "denoiser": call.image} for call in calls]
+                weights = [{"text": call.text, "text_2": call.text, "denoiser": call.image} for call in calls]
                 parts = adapted(self.parts, [(file.lora, weight) for file, weight in zip(files, weights, strict=True)])
                 found = Worn(parts, self.form(parts))
             _keep(self._worn, key, found, MODELS)
@@ -110,13 +114,20 @@ class Adapters:
     def inversions(self, texts: Sequence[str]) -> Inversions | None:
         """The textual inversions whose words stand in these texts. Raises InputError for one that this model cannot read."""
         vectors = {}
+        towers = dict(zip(("text", "text_2"), self.parts.encoder.widths, strict=False))
+        wanted = " and ".join(map(str, towers.values()))
         for word, path in self._named(texts).items():
-            found = read_embedding(path)[1].get("text")
-            width = self.parts.recipe.text.width
-            if found is None or found.shape[1] != width:
-                given = f"{path}, of width {found.shape[1]}" if found is not None else f"{path}, for another text tower"
-                raise InputError(f"a textual inversion of width {width}, as this model reads words", given, "Move it away.")
-            vectors[word] = found
+            held = read_embedding(path)[1]
+            found = {tower: held[tower] for tower in towers if tower in held}
+            widths = {tower: value.shape[1] for tower, value in found.items()}
+            if widths != towers or len({len(value) for value in found.values()}) > 1:
+                given = (
+                    f"{path}, of width {' and '.join(map(str, widths.values()))}"
+                    if found
+                    else f"{path}, for another text tower"
+                )
+                raise InputError(f"a textual inversion of width {wanted}, as this model reads words", given, "Move it away.")
+            vectors[word] = torch.cat(list(found.values()), dim=1)
         return Inversions(self.parts.encoder.tokenizer, vectors) if vectors else None
 
     def _named(self, texts: Sequence[str]) -> dict[str, Path]:

@@ -24,7 +24,8 @@ from ...checkpoints.model_files import CONFIGS, read_published
 from ...checkpoints.native import fill
 from ...checkpoints.published import Published
 from ...checkpoints.single_file import to_ldm, write_single
-from .published import Reading, build, size_of, words_of
+from ...text.tokenizer import Tokenizer
+from .published import FIRST_WORDS, SECOND_WORDS, Reading, build, size_of, words_of
 from .recipe import ModelRecipe
 
 SINGLE = ".safetensors"
@@ -40,7 +41,7 @@ class Converted:
 def convert(source: Path, target: Path, reading: Reading | None = None) -> Converted:
     """Write `source` anew: as a single file where `target` ends in .safetensors, else as a diffusers folder.
 
-    Stable Diffusion 1 and 2, and autoencoders alone. Raises InputError.
+    Stable Diffusion 1, 2 and XL, and autoencoders alone. Raises InputError.
     """
     reading = reading or Reading()
     if target.exists():
@@ -86,17 +87,27 @@ def checked(model: Published, reading: Reading) -> tuple[dict[str, Tensors], dic
 
 
 def _words(model: Published, recipe: ModelRecipe, reading: Reading) -> tuple[dict[str, str], tuple[str, ...]]:
-    """(files of a tokenizer folder, what to tell of them): the source's own, else as CLIP's are written."""
-    own = model.path / "tokenizer"
-    if model.layout == "folder" and own.is_dir() and reading.words is None:
-        return {path.name: path.read_text("utf-8") for path in sorted(own.iterdir()) if path.is_file()}, ()
+    """({place in a folder: file of a tokenizer}, what to tell of them): the source's own, else as CLIP's are written."""
+    places = (FIRST_WORDS, SECOND_WORDS) if recipe.second else (FIRST_WORDS,)
+    if model.layout == "folder" and reading.words is None and all((model.path / place).is_dir() for place in places):
+        own = [path for place in places for path in sorted((model.path / place).iterdir()) if path.is_file()]
+        return {path.relative_to(model.path).as_posix(): path.read_text("utf-8") for path in own}, ()
     try:
         tokenizer = words_of(model, recipe, reading.words)
     except InputError as error:
         return {}, (f"without a tokenizer folder: {error}",)
+    pads = (tokenizer.pad, recipe.second.pad) if recipe.second else (tokenizer.pad,)
+    files: dict[str, str] = {}
+    for place, pad in zip(places, pads, strict=True):
+        files |= {f"{place}/{name}": text for name, text in _written(tokenizer, pad).items()}
+    return files, ()
+
+
+def _written(tokenizer: Tokenizer, padding: int) -> dict[str, str]:
+    """A tokenizer folder's files, as CLIP's are."""
     symbols, merges = tokenizer.symbols()
     names = {number: symbol for symbol, number in symbols.items()}
-    start, end, pad = (names[number] for number in (tokenizer.start, tokenizer.end, tokenizer.pad))
+    start, end, pad = (names[number] for number in (tokenizer.start, tokenizer.end, padding))
     settings = {
         "tokenizer_class": "CLIPTokenizer", "bos_token": start, "eos_token": end, "unk_token": end, "pad_token": pad,
         "model_max_length": tokenizer.length, "do_lower_case": True, "add_prefix_space": False, "errors": "replace",
@@ -105,4 +116,4 @@ def _words(model: Published, recipe: ModelRecipe, reading: Reading) -> tuple[dic
         "vocab.json": json.dumps(dict(sorted(symbols.items(), key=lambda pair: pair[1])), ensure_ascii=False),
         "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
         "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
-    }, ()
+    }

@@ -18,6 +18,7 @@ from .beginning import Beside
 from .guides import cuts_of, words_of
 from .knobs import DiffusionKnobs
 from .recipe import Parts
+from .sizes import Sized
 from .told import Plans
 
 
@@ -35,12 +36,14 @@ def estimates(
     requests: Sequence[Request],
     guide: Guide | None = None,
     beside: Tensor | None = None,
+    sizes: Sequence[Tensor | None] = (None, None),
 ) -> Maker:
     """A maker of estimates for these pictures: called with the steps of a run, and those of the run before over the same
     pictures where there is one.
 
     plans: what the denoiser is told, see `told`; denoise: what is asked where no gradient is wanted; guide: for
-    knobs.clip_guidance above 0; beside: (B, K, h, w), channels that the network sees beside the sample.
+    knobs.clip_guidance above 0; beside: (B, K, h, w), channels that the network sees beside the sample; sizes: (S,) each, told
+    beside the words in a first run and in a second one, see `sizes.py`.
     """
     interval = knobs.guidance_from, knobs.guidance_to
     steer: Callable[[Estimate], Estimate] | None = None
@@ -57,8 +60,9 @@ def estimates(
         denoise = Beside(denoise, beside)
 
     def made(total: int, before: int | None = None) -> Estimate:
+        told = sizes[before is not None]
         estimate = guided(
-            denoise,
+            denoise if told is None else Sized(denoise, told),
             plans(total, before),
             total,
             grad=steer is not None,

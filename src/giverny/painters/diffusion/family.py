@@ -72,8 +72,8 @@ def painter_of(
 ) -> DiffusionPainter:
     """Networks joined. Tensors mapped from a file stay mapped where device and precision are theirs already."""
     made = {name: network.to(device, precision) for name, network in networks.items()}
-    autoencoder = made.get("autoencoder")
-    parts = assemble(recipe, tokenizer, made["text"], made.get("projection"), made["denoiser"], autoencoder)
+    told = {"autoencoder": made.get("autoencoder"), "second": made.get("text_2")}
+    parts = assemble(recipe, tokenizer, made["text"], made.get("projection"), made["denoiser"], **told)
     if card.links and backend == "auto" and precision == torch.float32:
         backend = "plain"  # it paints from the mapped file; packing would copy weights by the gigabyte
     faster = choose_backend(parts, backend, device, precision)

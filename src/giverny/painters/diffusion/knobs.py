@@ -61,7 +61,12 @@ class DiffusionKnobs(Knobs):
     emphasis: Emphasis = Field(
         "auto", description="how weights of words act: auto as the dialect's program does; none: brackets are text"
     )
-    clip_skip: int = Field(1, ge=1, le=64, description="which layer reads the words, counted from the last, which is 1")
+    clip_skip: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="which layer reads the words, counted from the last, which is 1 (Stable Diffusion XL: 1 is 2)",
+    )
     windows: int = Field(
         1, ge=1, le=64, description="how often the length of the text tower is read, one behind the other; the rest is left out"
     )
@@ -69,6 +74,16 @@ class DiffusionKnobs(Knobs):
         20, ge=0, le=75, description="a1111: tokens from a window's end in which a comma may end it; 0: none does"
     )
     old_timelines: bool = Field(False, description="a1111: numbers of prompt editing as before its version 1.6")
+    original_size: str = Field(
+        "", description="Stable Diffusion XL: as painted from pictures of this size, such as 1024x1024; empty: the size painted"
+    )
+    crop: str = Field(
+        "", description="Stable Diffusion XL: as cut from a picture so far from its left and top, such as 0x64; empty: uncut"
+    )
+    empty_negative: Literal["auto", "zeros", "encoded"] = Field(
+        "auto",
+        description="Stable Diffusion XL without a negative prompt: zeros, or the empty one; auto: as the dialect's program",
+    )
     eta: float = Field(0.0, ge=0, le=1, description="fresh noise per step for ddim: 0 none, 1 as ddpm")
     eta_ancestral: float = Field(
         1.0, ge=0, le=1, description="fresh noise per step for ancestral samplers (euler a) and those of an SDE: 0 none, 1 all"
@@ -98,6 +113,15 @@ class DiffusionKnobs(Knobs):
     seed_resize_from: str = Field(
         "", description="width x height of a picture whose noise is put into the middle, such as 512x512; with seeding a1111"
     )
+
+    @field_validator("original_size", "crop", mode="before")
+    @classmethod
+    def _sides(cls, given: Any) -> Any:
+        """Two numbers, written in one way."""
+        sides = read_size(given) if isinstance(given, str) else None
+        if given != "" and sides is None:
+            raise ValueError("wants to be written as 1024x1024")
+        return "" if sides is None else f"{sides[0]}x{sides[1]}"
 
     @field_validator("spacing", mode="before")
     @classmethod

@@ -58,6 +58,7 @@ from .knobs import DiffusionKnobs
 from .recipe import Parts
 from .run import Run
 from .second_pass import enlarged, final_size, last_steps
+from .sizes import check_sizes, silenced, told_sizes
 from .told import Prompts, steady
 
 BATCH = 64  # pictures painted together at most
@@ -106,6 +107,7 @@ class DiffusionPainter:
         self.levels(knobs)
         self.sampler(knobs)
         check_seeds(request, knobs)
+        check_sizes(self.parts.recipe, knobs)
         if knobs.guidance_from > knobs.guidance_to:
             raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
         if knobs.threshold and self.parts.recipe.autoencoder is not None:
@@ -185,12 +187,15 @@ class DiffusionPainter:
             yield Started(request.id, total)
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
         if prompts.plain:
-            plans = steady(knobs, *self._conditions(requests))
+            told, negative = self._conditions(requests)
+            plans = steady(knobs, told, silenced(self.parts.recipe, knobs, requests, negative))
         else:
             plans = prompts.plans(self.device, self.precision)
         begun = self._beginning(starts, size) if starts else None
         beside = begun.channels if begun else None
-        make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside)
+        largest = final_size(size, knobs.upscale, self.parts.step)
+        sizes = [told_sizes(self.parts.recipe, knobs, each) for each in (size, largest)]
+        make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside, sizes)
         streams = streams_of(requests, knobs, self.codec.factor)
         sampler = self.sampler(knobs)
         noise = self._noise(streams, size, knobs)

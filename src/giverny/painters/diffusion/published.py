@@ -30,16 +30,20 @@ from ...data.vocabularies import clip_words
 from ...text.tokenizer import Tokenizer
 from ...text.vocabulary import read_words
 from .recipe import ModelRecipe, networks_of
+from .sizes import SIZES, size_width
 
 Prediction = Literal["epsilon", "v", "sample"]
 KNOBS: Mapping[str, Any] = {
     "steps": 20, "sampler": "dpm++ 2m", "spacing": "karras", "guidance": 7.0, "dialect": "a1111", "windows": 64,
 }  # fmt: skip
-SIDES: dict[Kind, int] = {"sd1": 512, "sd2": 512}  # of those that paint
+SIDES: dict[Kind, int] = {"sd1": 512, "sd2": 512, "sdxl": 1024}  # of those that paint
 NETWORKS = ("text", "denoiser", "autoencoder")
+NETWORKS_XL = ("text", "text_2", "projection", "denoiser", "autoencoder")
+FIRST_WORDS, SECOND_WORDS = "tokenizer", "tokenizer_2"  # folders of a diffusers folder
+SECOND_PADDING = 0  # where no file says it
 VELOCITY_SIDE = 768  # of Stable Diffusion 2 where it predicts velocity
 PAINTS = ("text to picture", "inpainting")
-PADDING: dict[Kind, int | None] = {"sd1": None, "sd2": 0}  # the token after a text's end; None: the end again
+PADDING: dict[Kind, int | None] = {"sd1": None, "sd2": 0, "sdxl": None}  # the token after a text's end; None: the end again
 
 
 class Reading(Frozen):
@@ -57,7 +61,7 @@ class Reading(Frozen):
 class Built:
     """A published model's networks, made over its very tensors, each found to fit."""
 
-    weights: dict[str, Tensors]  # of text, denoiser and autoencoder
+    weights: dict[str, Tensors]  # of text, denoiser and autoencoder; of Stable Diffusion XL also text_2 and projection
     configs: dict[str, Mapping[str, Any]]
     recipe: ModelRecipe
     networks: dict[str, nn.Module]
@@ -95,7 +99,7 @@ def find_published(path: Path, name: str = "", reading: Reading | None = None, p
         title=model.metadata.get("modelspec.title", f"{TITLES[model.kind]}, {model.task}"),
         size=size_of(model, built.configs, recipe),
         recipe=recipe.model_dump(mode="json"),
-        knobs=dict(KNOBS),
+        knobs=knobs_of(model),
         licence=licence_of(model),
         parameters={part: sum(v.numel() for v in tensors.values()) for part, tensors in built.weights.items()},
         links=links,
@@ -114,8 +118,14 @@ def build(model: Published, reading: Reading) -> Built:
     return Built(weights, configs, recipe, networks)
 
 
+def knobs_of(model: Published) -> dict[str, Any]:
+    """The usual settings, and what a folder says of empty negative prompts."""
+    encodes = model.configs.get("index", {}).get("force_zeros_for_empty_prompt") is False
+    return {**KNOBS, **({"empty_negative": "encoded"} if encodes and model.kind == "sdxl" else {})}
+
+
 def parts_of(model: Published, reading: Reading) -> tuple[dict[str, Tensors], dict[str, Mapping[str, Any]]]:
-    """(tensors of text, denoiser and autoencoder, configs), the autoencoder another's where that is asked for.
+    """(tensors of the networks that paint, configs), the autoencoder another's where that is asked for.
 
     Raises InputError where a part is missing, or for models that do not paint.
     """
@@ -123,8 +133,9 @@ def parts_of(model: Published, reading: Reading) -> tuple[dict[str, Tensors], di
         remedy = (
             "Give it together with a model." if model.kind == "autoencoder" else "It can be looked at, not yet painted with."
         )
-        raise InputError("Stable Diffusion 1 or 2 to paint with", f"{model.path}, {TITLES[model.kind]}", remedy)
-    weights, configs = {name: model.part(name) for name in NETWORKS if name != "autoencoder"}, dict(model.configs)
+        raise InputError("Stable Diffusion 1, 2 or XL to paint with", f"{model.path}, {TITLES[model.kind]}", remedy)
+    names = NETWORKS_XL if model.kind == "sdxl" else NETWORKS
+    weights, configs = {name: model.part(name) for name in names if name != "autoencoder"}, dict(model.configs)
     if reading.autoencoder is None:
         return {**weights, "autoencoder": model.part("autoencoder")}, configs
     other = read_published(reading.autoencoder)
@@ -154,7 +165,7 @@ def linked_weights(folder: Path, card: Card, precision: torch.dtype | None = Non
             raise InputError(f"{path} as it was when {card.name} was added", "other content", "Add the model again.")
         found = read_published(path, link.ema, link.variant, precision=precision)
         parts |= found.parts if name == "model" else {name: found.part(name)}
-    return {name: parts[name] for name in NETWORKS}
+    return parts
 
 
 def recipe_of(
@@ -162,7 +173,7 @@ def recipe_of(
 ) -> ModelRecipe:
     """How the networks are built and what they mean. Raises InputError for architectures that ours are not."""
     told = lambda part: configs.get(part, {})  # noqa: E731
-    text = architecture.text_values(weights["text"], told("text"), model.kind)
+    text = architecture.text_values(weights["text"], told("text"), "gelu" if model.kind == "sd2" else "quick_gelu")
     values = {
         "autoencoder": architecture.autoencoder_values(weights["autoencoder"], told("autoencoder")),
         "scale": architecture.scale_values(told("autoencoder"), model.kind),
@@ -174,10 +185,17 @@ def recipe_of(
         "schedule": architecture.schedule_values(told("scheduler"), "ztsnr" in model.marks),
         "prediction": prediction,
     }
+    if model.kind == "sdxl":
+        second = architecture.text_values(weights["text_2"], told("text_2"), "gelu")
+        pooled = architecture.shape(weights["projection"], "weight", 2, "second text encoder")[0]
+        values |= {"second": {"text": second, "pad": second_padding(model)}, "pooled_width": pooled, "projected": True}
     recipe = check(ModelRecipe, values, f"{model.path}: architecture")
     net = recipe.denoiser
-    if net.cross and net.context_width != recipe.text.width:
-        raise InputError(f"a U-Net that reads words of width {recipe.text.width}", f"one of width {net.context_width}")
+    if net.cross and net.context_width != recipe.read_width:
+        raise InputError(f"a U-Net that reads words of width {recipe.read_width}", f"one of width {net.context_width}")
+    if recipe.second and (net.conditioning != "both" or size_width(recipe) < 1):
+        given = f"one of width {net.pooled_width}" if net.additive else "one without"
+        raise InputError(f"a U-Net with room for {recipe.pooled_width} numbers of the words and for {SIZES} sizes", given)
     return recipe
 
 
@@ -215,9 +233,21 @@ def licence_of(model: Published) -> str:
     return ""
 
 
+def second_padding(model: Published) -> int:
+    """The token after a text's end in the second text tower of Stable Diffusion XL. Raises InputError where a folder has two
+    vocabularies."""
+    first, second = (model.path / name for name in (FIRST_WORDS, SECOND_WORDS))
+    if model.layout != "folder" or not first.is_dir() or not second.is_dir():
+        return SECOND_PADDING
+    one, other = read_words(first), read_words(second)
+    if one.symbols() != other.symbols():
+        raise InputError("two text encoders of one vocabulary", f"{first} and {second}, which differ")
+    return other.pad
+
+
 def words_of(model: Published, recipe: ModelRecipe, named: Path | None) -> Tokenizer:
     """The tokenizer: named by the user, else the folder's own, else CLIP's from wherever it is to be had."""
-    own = model.path / "tokenizer"
+    own = model.path / FIRST_WORDS
     if named is None and model.layout == "folder" and own.is_dir():
         return read_words(own, recipe.text.length)
     place = clip_words(named)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 from torch import Tensor, nn
 
 from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
@@ -25,6 +25,7 @@ from ...denoisers.unet import UNet, UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
 from ...text.bert import BertRecipe, BertText
 from ...text.clip import ClipImageRecipe, ClipRecipe, ClipText, ClipTextEncoder, ClipTextRecipe
+from ...text.pair import ClipPairEncoder
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import ContrastRecipe
 from ...training.denoise import DenoiseRecipe
@@ -178,6 +179,13 @@ class DiffusionRecipe(Frozen):
         return ClipRecipe(text=self.text.text, image=self.text.image, shared_width=self.text.shared_width)
 
 
+class SecondText(Frozen):
+    """What Stable Diffusion XL reads with beside its first text tower, see `text/pair.py`."""
+
+    text: ClipTextRecipe
+    pad: int = Field(0, ge=0, description="the token after a text's end, which is not the first tower's")
+
+
 class ModelRecipe(Frozen):
     """The part of a recipe that a finished model needs, as kept on its card."""
 
@@ -188,10 +196,21 @@ class ModelRecipe(Frozen):
     image: ClipImageRecipe | None = None  # CLIP's picture tower, which does not paint; None in models without it
     pooled_width: int
     projected: bool = True  # whether pooled vectors go through a projection; not in Stable Diffusion 1 and 2
+    second: SecondText | None = None  # in Stable Diffusion XL, whose pooled vector is followed by sizes (`sizes.py`)
     denoiser: BackboneRecipe
     mask_padding: bool
     schedule: ScheduleRecipe
     prediction: Literal["epsilon", "v", "sample"]
+
+    @property
+    def read_width(self) -> int:
+        """Of the vectors that words come to."""
+        return self.text.width + (self.second.text.width if self.second else 0)
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models of one text tower are written, and named, as they were before there were others."""
+        return {name: value for name, value in plain(self).items() if value is not None or name != "second"}
 
 
 @dataclass(frozen=True)
@@ -210,6 +229,8 @@ class Parts:
         """What a model folder stores, by name."""
         found: dict[str, nn.Module] = {"text": self.encoder.tower, "denoiser": self.network}
         further = {"projection": self.encoder.projection, "autoencoder": self.autoencoder, "image": self.looking}
+        if isinstance(self.encoder, ClipPairEncoder):
+            further["text_2"] = self.encoder.second
         return found | {name: network for name, network in further.items() if network is not None}
 
     @property
@@ -218,7 +239,7 @@ class Parts:
         return step_of(self.recipe.autoencoder, self.recipe.denoiser)
 
     def condition(self, texts: list[str]) -> Condition:
-        """What the denoiser is told about these texts."""
+        """What the denoiser is told about these texts; sizes follow while painting (`sizes.py`)."""
         with torch.no_grad():
             encoded = self.encoder.encode(texts)
         net = self.recipe.denoiser
@@ -233,8 +254,11 @@ def networks_of(recipe: ModelRecipe, weights: Mapping[str, Mapping[str, Tensor]]
     """The networks that paint, by name, made over these very tensors. Raises InputError where one does not fit."""
     with unfilled():
         made: dict[str, nn.Module] = {"text": recipe.text.build(), "denoiser": recipe.denoiser.build()}
+        last = recipe.second.text if recipe.second else recipe.text
+        if recipe.second:
+            made["text_2"] = recipe.second.text.build()
         if recipe.projected:
-            made["projection"] = nn.Linear(recipe.text.width, recipe.pooled_width, bias=False)
+            made["projection"] = nn.Linear(last.width, recipe.pooled_width, bias=False)
         if recipe.autoencoder is not None:
             made["autoencoder"] = recipe.autoencoder.build()
     return {name: fill(network, weights.get(name, {}), name) for name, network in made.items()}
@@ -248,9 +272,10 @@ def assemble(
     network: Backbone,
     autoencoder: Autoencoder | None,
     looking: nn.Module | None = None,
+    second: ClipText | None = None,
 ) -> Parts:
     """Join trained networks, in evaluation mode."""
-    for part in (tower, projection, network, autoencoder, looking):
+    for part in (tower, projection, network, autoencoder, looking, second):
         if part is not None:
             part.eval().requires_grad_(False)
     codec: Codec
@@ -262,6 +287,9 @@ def assemble(
     seen = fed(network, recipe.denoiser.in_channels, codec)
     denoiser = DiscreteDenoiser(seen, recipe.schedule.table(), recipe.prediction, precision=precision)
     encoder = ClipTextEncoder(tower, tokenizer, projection)
+    if recipe.second is not None:
+        assert isinstance(tower, ClipText) and second is not None and projection is not None
+        encoder = ClipPairEncoder(tower, second, tokenizer, projection, recipe.second.pad)
     if recipe.text.vocabulary < tokenizer.vocabulary:
         raise InputError(f"a tokenizer of at most {recipe.text.vocabulary} tokens", str(tokenizer.vocabulary))
     return Parts(recipe, encoder, network, denoiser, codec, autoencoder, looking)

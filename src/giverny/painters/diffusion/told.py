@@ -15,6 +15,7 @@ from ...text.encoding import conditions, encode
 from ...text.prompting import PromptPlan, PromptSettings, prompt_plan
 from .knobs import DiffusionKnobs
 from .recipe import Parts
+from .sizes import silenced
 
 # (steps of this run, those of the run before over the same pictures or None) -> conditions over it
 Plans = Callable[[int, int | None], ConditionPlan]
@@ -50,7 +51,7 @@ class Prompts:
             old_timelines=knobs.old_timelines,
         )
         self.read = here, there = read or self._read(knobs.steps, None)
-        layers = parts.recipe.text.layers
+        layers = parts.encoder.layers
         if knobs.clip_skip > layers:
             raise InputError(f"a clip_skip from 1 to {layers}, the layers of this model's text tower", str(knobs.clip_skip))
         if any(a.calls != b.calls for a, b in zip(here, there, strict=True)):
@@ -109,6 +110,7 @@ class Prompts:
             told, negative = conditions(moments, self.parts.recipe.mask_padding, net.cross, net.additive)
             if walking:
                 told = (between(told[0], told[1], [r.toward for r in self.requests]),)
+            negative = silenced(self.parts.recipe, knobs, self.requests, negative)
             positive = [(c.to(device, precision), weight) for c, weight in zip(told, self.weights, strict=True)]
             interval = knobs.guidance_from, knobs.guidance_to
             return composed(positive, negative.to(device, precision), knobs.guidance, interval)
