@@ -13,6 +13,9 @@ from ..painters.diffusion.knobs import DiffusionKnobs
 from .knob_flags import knob_flags
 from .voice import Voice, speaks
 
+FILLS = ("original", "fill", "latent-noise", "latent-nothing", "noise")  # base.start.Fill, which is heavy to import
+SIDES = ("left", "top", "right", "bottom")
+
 
 @click.command("paint")
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
@@ -28,8 +31,13 @@ from .voice import Voice, speaks
 )
 @click.option("--strength", type=float, default=None, help="With --from: 0 the picture as it is, 1 painted anew.  [0.6]")
 @click.option("--mask", default=None, metavar="FILE|alpha", help="With --from: white is painted; alpha: what is transparent.")
-@click.option("--fill", type=click.Choice(["original", "noise"]), default=None, help="What is under the mask at first.")
+@click.option("--mask-blur", "blur", type=click.FloatRange(0, 256), default=None, help="Pixels by which it is softened.  [0]")
+@click.option("--mask-invert", "invert", is_flag=True, help="Black is painted, and white stays.")
+@click.option("--fill", type=click.Choice(FILLS), default=None, help="What is under the mask at first.  [original]")
 @click.option("--only-masked", is_flag=True, help="Paint around the mask alone, at the whole size, and paste it back.")
+@click.option("--padding", type=click.IntRange(0, 8192), default=None, help="With --only-masked: pixels around it.  [32]")
+@click.option("--extend", default=None, metavar="SIDE=PIXELS,...", help="With --from: a larger canvas, as left=64,top=32.")
+@click.option("--overlap", type=click.IntRange(0, 1024), default=None, help="With --extend: pixels of the picture that change.")
 @click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), default=None, help="How the picture comes to the size.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
@@ -62,8 +70,13 @@ def command(
     origin: Path | None,
     strength: float | None,
     mask: str | None,
+    blur: float | None,
+    invert: bool,
     fill: str | None,
     only_masked: bool,
+    padding: int | None,
+    extend: str | None,
+    overlap: int | None,
     fit: str | None,
     count: int,
     seed: int | None,
@@ -87,6 +100,7 @@ def command(
     giverny paint --like picture.png --steps 50
     giverny paint "a blue dress" --from dress.png --strength 0.5
     giverny paint "a blue dress" --from dress.png --mask mask.png --only-masked
+    giverny paint "a blue dress" --from dress.png --extend left=64,right=32
     """
     import secrets
 
@@ -100,37 +114,89 @@ def command(
     knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
     painter = open_painter(model or (model_of(file) if file else DEFAULT_MODEL), device, precision, backend)
     first = secrets.randbelow(2**32) if seed is None else seed
+    begun: dict[str, Any] = {}  # how a picture of --like began, but for what it began with
     if file is None:
         requests = requests_for(prompts, count, first, negative or "", wanted_size, knobs)
     else:
-        pattern = pattern_of(file, painter, voice).request(first)
+        taken = pattern_of(file, painter, voice)
+        pattern, begun = taken.request(first), taken.start
         first = pattern.seed if seed is None else seed
         words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
         requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
         parts = {"toward": pattern.toward, "variation": pattern.variation}
         requests = [request.model_copy(update=parts) for request in requests]
-    over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
-    requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
+    over = {"strength": strength, "mask": mask, "mask_blur": blur, "mask_invert": invert or None, "fill": fill, "fit": fit,
+            "only_masked": only_masked or None, "padding": padding, "overlap": overlap,
+            "extend": parse_margins(extend) if extend else None}  # fmt: skip
+    given = {name: value for name, value in over.items() if value is not None}
+    requests = begun_from(origin, given, begun, painter, requests, wanted_size, voice)
     pictures = paint_into(painter, requests, out, trace, voice)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
 
 
-def begun_from(origin: Path | None, over: dict[str, Any], painter: Any, requests: list[Any]) -> list[Any]:
-    """The requests, begun with a picture where one is named. over: what was said of it, by the names of the flags."""
-    from ..pipelines.image2image import only_masked, start_from
+def begun_from(
+    origin: Path | None,
+    over: dict[str, Any],
+    begun: dict[str, Any],
+    painter: Any,
+    requests: list[Any],
+    size: tuple[int, int] | None,
+    voice: Voice,
+) -> list[Any]:
+    """The requests, begun with a picture where one is named.
+
+    over: what was said of it, by the names of the flags; begun: how another picture began; size: what --size says.
+    """
+    from ..base.errors import InputError
+    from ..pipelines.image2image import PADDING, extended, only_masked, start_from
 
     if origin is None:
         if over:
             flags = ", ".join("--" + name.replace("_", "-") for name in over)
             raise click.UsageError(f"{flags}: wants a picture with --from.")
         return requests
-    around = over.pop("only_masked", False)
-    if over.get("mask", "alpha") != "alpha":
-        over["mask"] = Path(over["mask"])
-    start = start_from(origin, **over)
+    told = {**begun, **{name.removeprefix("mask_"): value for name, value in over.items()}}
+    around, padding = told.pop("only_masked", False), told.pop("padding", PADDING)
+    margins, overlap = told.pop("extend", None), told.pop("overlap", None)
+    if told.get("mask", "alpha") != "alpha":
+        told["mask"] = Path(told["mask"])
+    start = start_from(origin, **told)
+    if margins is not None:
+        if size and not around:
+            raise InputError("a size that follows from the picture and --extend", f"--size {size[0]}x{size[1]}", "Leave it out.")
+        start, canvas = extended(start, margins, 1 if around else getattr(painter, "step", 1), overlap)
+        say_canvas(canvas, margins, start.extend, voice)
+        if not around:
+            requests = [request.model_copy(update={"size": canvas}) for request in requests]
+    elif overlap is not None:
+        raise click.UsageError("--overlap: wants --extend.")
     if around:
-        start = only_masked(start, requests[0].size or painter.size)
+        start = only_masked(start, requests[0].size or painter.size, padding)
     return [request.model_copy(update={"start": start}) for request in requests]
+
+
+def say_canvas(canvas: tuple[int, int], asked: Any, became: Any, voice: Voice) -> None:
+    """How large an extended canvas is, and which sides had to grow more than was asked for."""
+    voice.event("canvas", size=canvas, extend=dict(zip(SIDES, became, strict=True)))
+    more = [f"{side} {now} for {was}" for side, was, now in zip(SIDES, asked, became, strict=True) if was != now]
+    because = f"; the model's sizes made it {', '.join(more)}" if more else ""
+    voice.say(f"canvas of {canvas[0]} x {canvas[1]}{because}")
+
+
+def parse_margins(text: str) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of "left=64,right=32"; "all=32" is every side."""
+    from ..base.errors import InputError, choose
+
+    sides = dict.fromkeys(SIDES, 0)
+    for part in filter(None, text.replace(" ", "").split(",")):
+        side, _, pixels = part.partition("=")
+        if not re.fullmatch(r"\d{1,5}", pixels, re.ASCII):
+            raise InputError("sides and pixels such as left=64,right=32", repr(text))
+        if choose(side, (*SIDES, "all"), "side to extend") == "all":
+            sides = dict.fromkeys(SIDES, int(pixels))
+        else:
+            sides[side] = int(pixels)
+    return sides["left"], sides["top"], sides["right"], sides["bottom"]
 
 
 def model_of(file: Path) -> str:

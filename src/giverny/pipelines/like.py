@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import Field, ValidationError
 
-from ..base.contracts import Frozen, Knobs, Provenance, Request, Toward, Variation
+from ..base.contracts import Frozen, Knobs, Provenance, Request, Start, Toward, Variation
 from ..base.errors import InputError
 from ..base.infotext import Dialect, Note, Parameters, folded, read_size, split_sampler
+from ..base.start import Fill
 from ..sampling.samplers import sampler_name
 
 
@@ -31,6 +32,11 @@ class Taken(Frozen):
     knobs: dict[str, Any] = Field(default_factory=dict)
     toward: Toward | None = None
     variation: Variation | None = None
+    start: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of a picture that began with another: the arguments of `image2image.start_from` that its file says, "
+        "and only_masked, padding, extend, overlap; the picture itself no file names",
+    )
     dialect: Dialect = "a1111"
     became: dict[str, str] = Field(default_factory=dict, description="{setting: what it became here}")
     notes: tuple[Note, ...] = Field((), description="what is not followed, or followed in another way; what was hard to read")
@@ -73,6 +79,23 @@ def _source(text: str) -> str:
     return {"cpu": "cpu", "nv": "nv", "gpu": "nv"}[text.lower()]
 
 
+def _within(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = _number(text)
+        if not low <= value <= high:
+            raise ValueError(f"it is not within {low:g} and {high:g}")
+        return value
+
+    return read
+
+
+def _fill(text: str) -> str:
+    name = text.lower().replace(" ", "-")
+    if name not in get_args(Fill):
+        raise ValueError("there is no such fill")
+    return name
+
+
 class Rule(NamedTuple):
     """A setting and the knob it is."""
 
@@ -103,6 +126,15 @@ FOLLOWED: Mapping[str, Rule] = {
     "Discard penultimate sigma": Rule("discard_penultimate", lambda text: text == "True"),
     "VAE": Rule("vae", str),
 }
+# Of a picture that began with another one, what is no knob but lies with that: see `Taken.start`.
+BEGUN: Mapping[str, Rule] = {
+    "Denoising strength": Rule("strength", _within(0, 1)),
+    "Mask blur": Rule("blur", _within(0, 256)),
+    "Masked content": Rule("fill", _fill),
+    "Mask mode": Rule("invert", lambda text: text == "Inpaint not masked"),
+    "Inpaint area": Rule("only_masked", lambda text: text == "Only masked"),
+    "Masked area padding": Rule("padding", lambda text: int(_within(0, 8192)(text))),
+}
 # Not for a painter: what was painted with, said for the record, or read elsewhere in this file.
 APART = frozenset({
     "Sampler", "Schedule type", "Seed", "Size", "Model", "Model hash", "VAE hash", "Version", "User", "App", "Variation seed",
@@ -131,6 +163,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
     if parameters.dialect == "a1111" and "RNG" not in parameters.settings and parameters.settings:
         work.follow("RNG", FOLLOWED["RNG"], "GPU")
     work.second_pass(sides)
+    work.begun()
     work.syntax(parameters.prompt + parameters.negative)
     return Taken(
         prompt=parameters.prompt,
@@ -140,6 +173,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
         knobs=work.knobs,
         toward=work.toward(),
         variation=work.variation(),
+        start=work.start,
         dialect=parameters.dialect,
         became=work.became,
         notes=(*parameters.notes, *work.notes),
@@ -162,10 +196,19 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
         knobs=parts,
         toward=request.toward if "toward" in can else None,
         variation=request.variation if "variation" in can else None,
+        start=_begun_as(request.start) if request.start is not None and "start" in can else {},
         dialect="giverny",
         became={"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}},
         notes=tuple(lost),
     )
+
+
+def _begun_as(start: Start) -> dict[str, Any]:
+    """The arguments that a start was made with, but for its files."""
+    told = {name: getattr(start, name) for name in ("strength", "fill", "fit", "program")}
+    if start.masked:
+        told |= {"blur": start.blur, "invert": start.invert, "only_masked": start.box is not None}
+    return told if start.extend is None else {**told, "extend": start.extend, "overlap": start.overlap}
 
 
 class _Work:
@@ -174,6 +217,7 @@ class _Work:
     def __init__(self, parameters: Parameters, knobs: type[Knobs], can: frozenset[str]) -> None:
         self.said, self.model, self.can, self.dialect = parameters.settings, knobs, can, parameters.dialect
         self.knobs: dict[str, Any] = {}
+        self.start: dict[str, Any] = {}
         self.became: dict[str, str] = {}
         self.notes: list[Note] = []
 
@@ -298,6 +342,23 @@ class _Work:
         how = self.said.get("Hires upscaler", "")
         if how and not how.lower().startswith("latent") and how != "Bicubic" and "upscale_in" in self.knobs:
             self.note("Hires upscaler", "is not here, pixels are enlarged bicubically")
+
+    def begun(self) -> None:
+        """Image-to-image and inpainting, which a strength without a second pass means, unless that is a knob."""
+        if "start" not in self.can or "Denoising strength" not in self.said or {"strength", "upscale"} & set(self.knobs):
+            return
+        self.notes = [note for note in self.notes if note.key not in BEGUN]
+        for key, rule in BEGUN.items():
+            try:
+                if key in self.said:
+                    self.start[rule.knob] = rule.read(self.said[key])
+                    self.became[key] = f"{rule.knob.replace('_', ' ')} = {self.start[rule.knob]}"
+            except ValueError as error:
+                self.note(key, f"cannot be taken: {error}")
+        if self.dialect == "a1111":
+            self.start["program"] = "webui"
+        problem = "the picture began with another one, which its file does not name"
+        self.notes.append(Note(key="Denoising strength", problem=problem, suggestion="give it with --from"))
 
     def syntax(self, words: str) -> None:
         """Whose brackets prompts have. A1111's numbers in them changed their meaning with 1.6; hashes of 8 digits are older."""

@@ -50,7 +50,7 @@ from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
 from .adapters import Adapters, Worn
 from .backends import choose_backend
-from .beginning import PURE, Beginning, beginning, run_over
+from .beginning import PURE, Beginning, beginning, run_over, second_beginning
 from .estimate import estimates
 from .guard import exactly, in_float32, quiet, sound
 from .guides import ClipGuide
@@ -95,6 +95,11 @@ class DiffusionPainter:
         self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
 
+    @property
+    def step(self) -> int:
+        """What the sides of a picture want to be divisible by."""
+        return self.parts.step
+
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
         knobs = check(DiffusionKnobs, {**self.defaults, **request.knobs}, "knobs")
@@ -122,11 +127,8 @@ class DiffusionPainter:
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
         if request.start is not None:
-            _, mask = request.start.at(size)
+            request.start.at(size)
             self.levels_from(knobs, request.start)
-            if mask is not None and knobs.upscale > 1:
-                remedy = "Give the whole picture a second pass in a request of its own."
-                raise InputError("a mask or a second pass", "a mask, and upscale above 1", remedy)
         self.adapters.check(self._prompts(self.parts, knobs, [request]).calls)  # says what of a prompt this model cannot do
         return knobs, size
 
@@ -148,7 +150,7 @@ class DiffusionPainter:
                 yield Failed(request.id, str(error))
                 continue
             start = request.start
-            begins = None if start is None else (start.strength, start.mask is None, start.fill, start.program)
+            begins = None if start is None else (start.strength, start.masked, start.fill, start.program)
             shape = self._prompts(self.parts, knobs, [request]).shape, begins
             groups.setdefault((knobs, size, shape), []).append(request)
         for (knobs, size, _), group in groups.items():
@@ -182,9 +184,9 @@ class DiffusionPainter:
             plans = steady(knobs, *self._conditions(requests))
         else:
             plans = prompts.plans(self.device, self.precision)
-        begun = self._beginning(starts, size) if starts else None
-        beside = begun.channels if begun else None
-        make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside)
+        begun = self._begun(partial(beginning, starts), size) if starts else None
+        maker = partial(estimates, worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide)
+        make = maker(begun.channels if begun else None)
         others = [(r.variation.seed, r.variation.strength) if r.variation else None for r in requests]
         streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
@@ -204,11 +206,17 @@ class DiffusionPainter:
         if knobs.upscale > 1 and run.going:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
-            if again is not None:
+            if begun is not None and begun.mask is not None:
+                begun = self._begun(partial(second_beginning, begun, x), larger)
+                yield from run.lose(~sound(begun.clean), "encoding the enlarged picture")
+                x, make = quiet(begun.clean), maker(begun.channels)
+            if again is not None and run.going:
                 noise = self._noise(streams, larger, knobs)  # the same streams, further on
-                x = again[0].alpha.to(x) * x + noise.initial(again[0])
+                drawn = noise.initial(PURE)
+                x = again[0].alpha.to(x) * x + again[0].sigma.to(x) * drawn
+                keep = partial(begun.kept, noise=drawn) if begun is not None and begun.keeps else None
                 run.note(self._pixels, x)
-                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before)
+                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before, keep)
         if not run.going:
             return
         made = self._decoded(x, codec)
@@ -251,7 +259,8 @@ class DiffusionPainter:
             for i, request in run.left():
                 yield Progress(request.id, told + step.index + 1, run.total, shown[i] if shown is not None else None)
 
-    def _beginning(self, starts: Sequence[Start], size: tuple[int, int]) -> Beginning:
+    def _begun(self, made: Callable[..., Beginning], size: tuple[int, int]) -> Beginning:
+        """What is made of a size, of the channels of this model's pictures, for its network and with its encoder."""
         fine = torch.promote_types(self.precision, torch.float32)
 
         def encode(pixels: Tensor) -> Tensor:
@@ -259,8 +268,8 @@ class DiffusionPainter:
             return exactly(lambda codec, x: codec.encode(x), self.codec, seen, self.precision, self._finer)
 
         looks = self.parts.recipe.denoiser.in_channels == 2 * self.codec.channels + 1
-        made = beginning(starts, size, self.parts.recipe.picture_channels, looks, encode)
-        return made if made.channels is None else replace(made, channels=made.channels.to(self.precision))
+        begun = made(size, self.parts.recipe.picture_channels, looks, encode)
+        return begun if begun.channels is None else replace(begun, channels=begun.channels.to(self.precision))
 
     def levels_from(self, knobs: DiffusionKnobs, start: Start | None) -> Levels | None:
         """The levels that are painted through: all, or the last of them from a picture; None where that is no step."""
