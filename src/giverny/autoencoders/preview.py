@@ -2,8 +2,9 @@
 
 The idea of such maps for Stable Diffusion's latents is common (ComfyUI's and AUTOMATIC1111's "approximate" previews use tables
 of 4 x 3 numbers that somebody fitted). Ours is fitted to the autoencoder at hand, by least squares, on pictures drawn for the
-purpose: shapes on grounds, in colours and sizes by chance, which are encoded and decoded. Each latent with its eight
-neighbours gives the f x f pixels at its place.
+purpose: shapes on grounds, in colours and sizes by chance, which are encoded and decoded; and on the same latents with
+noise on them, since a denoiser's latents go where no encoder's do. Each latent with its eight neighbours gives the f x f
+pixels at its place.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ class LinearPreview:
 
 @torch.no_grad()
 def fitted(codec: Codec, channels: int, device: torch.device, precision: torch.dtype) -> LinearPreview:
-    """The map that comes nearest to codec.decode. channels: of its pictures; device, precision: of its weights."""
+    """The map that comes nearest to codec.decode. channels: of its pictures; device, precision: of its weights.
+
+    Where the codec's weights are spoilt, so that it gives no numbers, the map gives grey.
+    """
     pictures = drawn_pictures(PICTURES, channels, SIDE * codec.factor).to(device, precision)
-    latents = torch.cat([codec.encode(one[None]) for one in pictures])
-    pixels = torch.cat([codec.decode(one[None]) for one in latents]).clamp(-1, 1)
+    latents = torch.cat([codec.encode(one[None]) for one in pictures]).nan_to_num(0, 0, 0)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    latents = torch.cat([latents, latents + latents.std() * noise])
+    pixels = torch.cat([codec.decode(one[None]) for one in latents]).nan_to_num(0).clamp(-1, 1)
     around = F.pad(latents.double().cpu(), (1, 1, 1, 1), mode="replicate")
     known = F.unfold(around, 3).movedim(1, 2).flatten(0, 1)  # (places, z*9)
     wanted = F.unfold(pixels.double().cpu(), codec.factor, stride=codec.factor).movedim(1, 2).flatten(0, 1)  # (places, C*f*f)

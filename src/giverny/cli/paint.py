@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 import click
 
 from ..painters.diffusion.knobs import DiffusionKnobs
+from .begun import FILLS, begun_from, parse_margins
 from .knob_flags import knob_flags
 from .voice import Voice, speaks
 
-FILLS = ("original", "fill", "latent-noise", "latent-nothing", "noise")  # base.start.Fill, which is heavy to import
-SIDES = ("left", "top", "right", "bottom")
+PREVIEW_EVERY = 0.5  # seconds
 
 
 @click.command("paint")
@@ -53,6 +54,9 @@ SIDES = ("left", "top", "right", "bottom")
     help="Folder for the pictures.",
 )
 @click.option("--trace", is_flag=True, help="Also write the way from noise to picture, into trace/.")
+@click.option(
+    "--preview", type=click.Path(path_type=Path), default=None, help="A PNG that shows, while they are painted, how far they are."
+)
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
@@ -85,6 +89,7 @@ def command(
     model: str | None,
     out: Path,
     trace: bool,
+    preview: Path | None,
     settings: tuple[str, ...],
     device: str,
     precision: str,
@@ -130,73 +135,8 @@ def command(
             "extend": parse_margins(extend) if extend else None}  # fmt: skip
     given = {name: value for name, value in over.items() if value is not None}
     requests = begun_from(origin, given, begun, painter, requests, wanted_size, voice)
-    pictures = paint_into(painter, requests, out, trace, voice)
+    pictures = paint_into(painter, requests, out, trace, voice, preview)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
-
-
-def begun_from(
-    origin: Path | None,
-    over: dict[str, Any],
-    begun: dict[str, Any],
-    painter: Any,
-    requests: list[Any],
-    size: tuple[int, int] | None,
-    voice: Voice,
-) -> list[Any]:
-    """The requests, begun with a picture where one is named.
-
-    over: what was said of it, by the names of the flags; begun: how another picture began; size: what --size says.
-    """
-    from ..base.errors import InputError
-    from ..pipelines.image2image import PADDING, extended, only_masked, start_from
-
-    if origin is None:
-        if over:
-            flags = ", ".join("--" + name.replace("_", "-") for name in over)
-            raise click.UsageError(f"{flags}: wants a picture with --from.")
-        return requests
-    told = {**begun, **{name.removeprefix("mask_"): value for name, value in over.items()}}
-    around, padding = told.pop("only_masked", False), told.pop("padding", PADDING)
-    margins, overlap = told.pop("extend", None), told.pop("overlap", None)
-    if told.get("mask", "alpha") != "alpha":
-        told["mask"] = Path(told["mask"])
-    start = start_from(origin, **told)
-    if margins is not None:
-        if size and not around:
-            raise InputError("a size that follows from the picture and --extend", f"--size {size[0]}x{size[1]}", "Leave it out.")
-        start, canvas = extended(start, margins, 1 if around else getattr(painter, "step", 1), overlap)
-        say_canvas(canvas, margins, start.extend, voice)
-        if not around:
-            requests = [request.model_copy(update={"size": canvas}) for request in requests]
-    elif overlap is not None:
-        raise click.UsageError("--overlap: wants --extend.")
-    if around:
-        start = only_masked(start, requests[0].size or painter.size, padding)
-    return [request.model_copy(update={"start": start}) for request in requests]
-
-
-def say_canvas(canvas: tuple[int, int], asked: Any, became: Any, voice: Voice) -> None:
-    """How large an extended canvas is, and which sides had to grow more than was asked for."""
-    voice.event("canvas", size=canvas, extend=dict(zip(SIDES, became, strict=True)))
-    more = [f"{side} {now} for {was}" for side, was, now in zip(SIDES, asked, became, strict=True) if was != now]
-    because = f"; the model's sizes made it {', '.join(more)}" if more else ""
-    voice.say(f"canvas of {canvas[0]} x {canvas[1]}{because}")
-
-
-def parse_margins(text: str) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of "left=64,right=32"; "all=32" is every side."""
-    from ..base.errors import InputError, choose
-
-    sides = dict.fromkeys(SIDES, 0)
-    for part in filter(None, text.replace(" ", "").split(",")):
-        side, _, pixels = part.partition("=")
-        if not re.fullmatch(r"\d{1,5}", pixels, re.ASCII):
-            raise InputError("sides and pixels such as left=64,right=32", repr(text))
-        if choose(side, (*SIDES, "all"), "side to extend") == "all":
-            sides = dict.fromkeys(SIDES, int(pixels))
-        else:
-            sides[side] = int(pixels)
-    return sides["left"], sides["top"], sides["right"], sides["bottom"]
 
 
 def model_of(file: Path) -> str:
@@ -234,8 +174,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice) -> list[Any]:
-    """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced."""
+def paint_into(
+    painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice, preview: Path | None = None
+) -> list[Any]:
+    """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced.
+
+    preview: a PNG that shows the pictures on their way.
+    """
     from contextlib import closing
 
     from ..base.contracts import Done
@@ -248,7 +193,9 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     files = {r.id: out / f"{first + i:05d}.png" for i, r in enumerate(requests)}
     done: dict[str, Any] = {}
     failed: list[str] = []
-    with closing(outcomes(paint_over(painter, requests, trace=trace), len(requests), "painting", voice, files)) as events:
+    painting = paint_over(painter, requests, previews=preview is not None, trace=trace)
+    painting = painting if preview is None else previewed(painting, preview)
+    with closing(outcomes(painting, len(requests), "painting", voice, files)) as events:
         for event in events:
             if isinstance(event, Done):
                 done[event.id] = event.artifact
@@ -291,6 +238,31 @@ def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[
                     request = told.request.model_dump(include={"prompt", "seed"}) if told else {}
                     voice.event("picture", file=files[event.id], **request)
                 yield event
+
+
+def previewed(painting: Any, file: Path) -> Generator[Any, None, None]:
+    """The same events, while a PNG shows what is known of all pictures: at most twice a second, and at the end."""
+    from contextlib import closing
+    from time import monotonic
+
+    from ..base.contracts import Done, Progress
+    from ..base.files import atomic_write
+    from ..base.images import grid, png_bytes
+
+    seen: dict[str, Any] = {}
+    written = -math.inf
+    with closing(painting) as events:
+        for event in events:
+            if isinstance(event, Done):
+                seen[event.id] = event.artifact.pixels
+            elif isinstance(event, Progress) and event.preview is not None:
+                seen[event.id] = event.preview
+                if monotonic() - written >= PREVIEW_EVERY:
+                    atomic_write(file, png_bytes(grid(list(seen.values()))))
+                    written = monotonic()
+            yield event
+    if seen:
+        atomic_write(file, png_bytes(grid(list(seen.values()))))
 
 
 def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:

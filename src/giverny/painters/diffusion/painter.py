@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ...autoencoders.packed import packed_codec
-from ...autoencoders.tiled import fitting
+from ...autoencoders.preview import LinearPreview, fitted
+from ...autoencoders.tiled import fitting, manner
 from ...base.contracts import (
     Codec,
     Condition,
@@ -39,7 +40,7 @@ from ...base.contracts import (
 from ...base.errors import InputError
 from ...base.images import Filter, resize, to_pixels
 from ...base.recipe import check
-from ...base.runtime import PictureStreams, versions
+from ...base.runtime import PictureStreams, free_memory, versions
 from ...sampling.brownian import TreeNoise
 from ...sampling.names import AUTOMATIC, FACTS, UNIT_START, Spacing, resolve
 from ...sampling.noise import PictureNoise
@@ -62,6 +63,8 @@ from .told import Prompts, steady
 
 BATCH = 64  # pictures painted together at most
 MOST = 4096  # pixels along a side
+LARGE = 2**20  # pixels of a batch from which on it is asked whether there is room to decode them; smaller ones never wait
+SHARE = 0.7  # of the memory that is free, for decoding
 
 
 class DiffusionPainter:
@@ -94,6 +97,7 @@ class DiffusionPainter:
         self.further: Mapping[str, str] = {}  # more of every picture's infotext
         self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
+        self._linear: LinearPreview | None = None
 
     @property
     def step(self) -> int:
@@ -224,9 +228,9 @@ class DiffusionPainter:
         pixels = to_pixels(quiet(made))
         if begun is not None:
             pixels = begun.pasted(pixels)
-        seconds = (time.perf_counter() - began) / len(requests)
+        seconds, how = (time.perf_counter() - began) / len(requests), manner(codec, *x.shape[-2:])
         for i, request in run.left():
-            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds, further[i])
+            origin = self._provenance(request, knobs, size, len(requests), noise.name, how, seconds, further[i])
             final = (pixels.shape[2], pixels.shape[1])
             moments = (k[i] for k in run.moments)
             # All moments are as large as the picture, so that they can be shown beside or after each other.
@@ -255,7 +259,7 @@ class DiffusionPainter:
             if run.lost:
                 edited = quiet(step.x if edited is None else edited)
             run.note(self._pixels, step.x if edited is None else edited)
-            shown = self._pixels(step.clean) if run.previews else None
+            shown = self._preview(step.clean) if run.previews else None
             for i, request in run.left():
                 yield Progress(request.id, told + step.index + 1, run.total, shown[i] if shown is not None else None)
 
@@ -325,6 +329,17 @@ class DiffusionPainter:
         """Latents (B, z, h, w) on the way -> uint8 (B, H, W, 3); grey where they are no numbers."""
         return to_pixels(quiet(self._decoded(quiet(latents), self.codec)))
 
+    def _preview(self, latents: Tensor) -> np.ndarray:
+        """Nearly the same as `_pixels`, much faster: by a linear map, made when it is first asked for."""
+        if self.parts.autoencoder is None:
+            return self._pixels(latents)
+        if self._linear is None:  # one assignment: threads at worst make it twice
+            codec, precision = self.codec, self.precision
+            if precision == torch.float16:  # which autoencoders may overflow
+                codec, precision = self._finer(), torch.float32
+            self._linear = fitted(codec, self.parts.recipe.picture_channels, self.device, precision)
+        return to_pixels(quiet(self._linear(quiet(latents))))
+
     def _decoded(self, latents: Tensor, codec: Codec) -> Tensor:
         """Latents (B, z, h, w) -> (B, C, H, W), about [-1, 1], once more in float32 where a coarser format overflows."""
         return exactly(lambda by, x: by.decode(x), codec, latents, self.precision, self._finer)
@@ -333,12 +348,14 @@ class DiffusionPainter:
         return in_float32(self.parts.codec)
 
     def _codec_within(self, memory: int, size: tuple[int, int], rows: int) -> Codec:
-        """What decodes so many pictures of this size in so many MiB (0: as many as it takes). Raises InputError."""
-        if not memory:
+        """What decodes so many pictures of this size in so many MiB (0: in what is free). Raises InputError for too few."""
+        free = free_memory(self.device) if not memory and rows * size[0] * size[1] > LARGE else None
+        if not memory and free is None:
             return self.codec
+        most = memory * 2**20 or int(SHARE * (free or 0))
         form = (rows, self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
         latents = torch.empty(1, device=self.device, dtype=self.precision).expand(form)
-        return fitting(self.codec, latents, memory * 2**20)
+        return fitting(self.codec, latents, most, strict=bool(memory))
 
     def _provenance(
         self,
@@ -347,6 +364,7 @@ class DiffusionPainter:
         size: tuple[int, int],
         batch: int,
         noise: str,
+        decoded: str,
         seconds: float,
         further: dict[str, str],
     ) -> Provenance:
@@ -363,6 +381,7 @@ class DiffusionPainter:
             threads=torch.get_num_threads(),
             batch=batch,
             noise=noise,
+            decoded=decoded,
             seconds=round(seconds, 4),
             further=further,
         )
