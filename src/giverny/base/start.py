@@ -133,16 +133,18 @@ class Start(Frozen):
         """
         pixels = _still(self.picture)
         white = None if self.mask is None else self._white(pixels)
+        size = (pixels.shape[1], pixels.shape[0])
         if self.extend is not None:
-            size, overlap = (pixels.shape[1], pixels.shape[0]), max(0, self.overlap - reach(self.blur))
             pixels = grown(pixels, self.extend)
-            new = rim(size, self.extend, overlap)
+            new = rim(size, self.extend, max(0, self.overlap - reach(self.blur)))
             white = new if white is None else new | grown(white, self.extend, 0)
         if white is None:
             return Seen(pixels)
         if not self.blur:
             return Seen(pixels, white, white.astype(np.uint8) * 255)
         soft = blurred(white.astype(np.uint8) * 255, self.blur)
+        if self.extend is not None and self.mask is None:
+            soft[~rim(size, self.extend, self.overlap)] = 0  # of a blur that goes beyond the overlap
         return Seen(pixels, soft >= HALF, soft)
 
     def _white(self, pixels: np.ndarray) -> np.ndarray:
