@@ -94,7 +94,7 @@ def test_of_stable_diffusions_layout(tmp_path):
     painter = open_published(tmp_path / "twin", torch.device("cpu"), torch.float32)
     step = painter.parts.step
     size = (8 * step, 6 * step)
-    told = [e for e in painter.paint([Request(prompt="a red cat", size=size, knobs={"steps": 2})], previews=True)]
+    told = list(painter.paint([Request(prompt="a red cat", size=size, knobs={"steps": 2})], previews=True))
     assert [e.preview.shape for e in told if isinstance(e, Progress)] == [(size[1], size[0], 3)] * 2
 
 

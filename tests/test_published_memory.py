@@ -22,7 +22,8 @@ def held():  # not the mapped file, whose pages the system takes back when it wa
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 def paint(file, folder):
-    painter = open_painter(Path(file), "cpu", sys.argv[1], reading=Reading(configs=Path(folder), words=Path(folder) / "tokenizer"))
+    reading = Reading(configs=Path(folder), words=Path(folder) / "tokenizer")
+    painter = open_painter(Path(file), "cpu", sys.argv[1], reading=reading)
     request = Request(prompt="a red cat", size=(8 * painter.step,) * 2, knobs={"steps": 2})
     assert isinstance(list(painter.paint([request]))[-1], Done)
     return sum(v.nbytes for network in painter.parts.networks().values() for v in network.parameters())

@@ -168,7 +168,8 @@ def test_settings_of_the_web_interface_hold_for_a_picture_that_is_given(files, t
     }  # fmt: skip
     (note,) = [n for n in taken.notes if n.key == "Denoising strength"]
     assert "--from" in note.suggestion and not {"Mask blur", "Inpaint area"} & {n.key for n in taken.notes}
-    told = run("paint", "--like", tmp_path / "theirs.png", "--from", files[0], "--mask", files[1], "-o", tmp_path / "out")
+    told = run("paint", "--like", tmp_path / "theirs.png", "--from", files[0], "--mask", files[1], "-m", "wardrobe",
+               "-o", tmp_path / "out")  # fmt: skip
     assert told.exit_code == 0, told.output
     start = read_provenance(tmp_path / "out" / "00000.png").request.start
     assert (start.strength, start.blur, start.fill, start.program) == (0.75, 4, "latent-noise", "webui")

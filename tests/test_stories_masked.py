@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from giverny.base.contracts import Done, NoiseLevel, Request, Start
-from giverny.base.images import Filter, png_bytes, resize
+from giverny.base.images import Filter, resize
 from giverny.base.masks import blurred, grown, reach, rim
 from giverny.base.start import enclosed, pasted
 from giverny.painters.diffusion.beginning import beginning

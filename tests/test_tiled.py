@@ -393,9 +393,7 @@ def test_what_is_free_decides_where_nothing_is_said(monkeypatch):
 
     assert painted((64, 64), lambda device: pytest.fail("asked")).provenance.decoded == ""
     monkeypatch.setattr(module, "LARGE", 300_000)
-    whole, small, none, unknown = (
-        painted((640, 512), lambda device, free=free: free) for free in (2**34, 40 * 2**20, 0, None)
-    )
+    whole, small, none, unknown = (painted((640, 512), lambda device, free=free: free) for free in (2**34, 40 * 2**20, 0, None))
     assert whole.provenance.decoded == unknown.provenance.decoded == "" and (whole.pixels == unknown.pixels).all()
     told = [int(picture.provenance.decoded.removeprefix("tiles of ")) for picture in (small, none)]
     assert 80 > told[0] > told[1] == 32  # the least that is quick

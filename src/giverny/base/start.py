@@ -92,7 +92,9 @@ class Start(Frozen):
         None, description="white is painted anew, black stays to the bit; alpha: what is transparent in the picture is painted"
     )
     invert: bool = Field(False, description="black is painted anew, and white stays")
-    blur: float = Field(0, ge=0, le=256, description="standard deviation in pixels of the picture by which the mask is softened")
+    blur: float = Field(
+        0, ge=0, le=256, description="standard deviation in pixels of the picture by which the mask is softened"
+    )
     fill: Fill = Field(
         "original",
         description="what is under the mask at first: the picture; nothing but noise; a blur of what is around; "
@@ -111,7 +113,7 @@ class Start(Frozen):
     @field_validator("extend")
     @classmethod
     def _larger(cls, given: Margins | None) -> Margins | None:
-        if given is not None and not (0 <= min(given) and 0 < max(given) <= 8192):
+        if given is not None and not (min(given) >= 0 and 0 < max(given) <= 8192):
             raise ValueError("extend wants four numbers from 0 to 8192, one of them above 0")
         return given
 

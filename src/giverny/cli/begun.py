@@ -43,7 +43,9 @@ def begun_from(
     start = start_from(origin, **told)
     if margins is not None:
         if size and not around:
-            raise InputError("a size that follows from the picture and --extend", f"--size {size[0]}x{size[1]}", "Leave it out.")
+            raise InputError(
+                "a size that follows from the picture and --extend", f"--size {size[0]}x{size[1]}", "Leave it out."
+            )
         start, canvas = extended(start, margins, 1 if around else getattr(painter, "step", 1), overlap)
         say_canvas(canvas, margins, start.extend, voice)
         if not around:

@@ -55,7 +55,10 @@ PREVIEW_EVERY = 0.5  # seconds
 )
 @click.option("--trace", is_flag=True, help="Also write the way from noise to picture, into trace/.")
 @click.option(
-    "--preview", type=click.Path(path_type=Path), default=None, help="A PNG that shows, while they are painted, how far they are."
+    "--preview",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A PNG that shows, while they are painted, how far they are.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
