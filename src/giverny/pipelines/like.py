@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from ..base.contracts import Frozen, Knobs, Provenance, Request, Start, Toward, Variation
+from ..base.contracts import Frozen, Knobs, Provenance, Request, Toward, Variation
 from ..base.errors import InputError
 from ..base.infotext import Dialect, Note, Parameters, folded, read_size, split_sampler
-from ..base.start import Fill
 from ..sampling.samplers import sampler_name
+from .like_start import BEGUN, begun, begun_as
 
 
 class Taken(Frozen):
@@ -79,23 +79,6 @@ def _source(text: str) -> str:
     return {"cpu": "cpu", "nv": "nv", "gpu": "nv"}[text.lower()]
 
 
-def _within(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = _number(text)
-        if not low <= value <= high:
-            raise ValueError(f"it is not within {low:g} and {high:g}")
-        return value
-
-    return read
-
-
-def _fill(text: str) -> str:
-    name = text.lower().replace(" ", "-")
-    if name not in get_args(Fill):
-        raise ValueError("there is no such fill")
-    return name
-
-
 class Rule(NamedTuple):
     """A setting and the knob it is."""
 
@@ -125,15 +108,6 @@ FOLLOWED: Mapping[str, Rule] = {
     "Schedule rho": Rule("rho", _number),
     "Discard penultimate sigma": Rule("discard_penultimate", lambda text: text == "True"),
     "VAE": Rule("vae", str),
-}
-# Of a picture that began with another one, what is no knob but lies with that: see `Taken.start`.
-BEGUN: Mapping[str, Rule] = {
-    "Denoising strength": Rule("strength", _within(0, 1)),
-    "Mask blur": Rule("blur", _within(0, 256)),
-    "Masked content": Rule("fill", _fill),
-    "Mask mode": Rule("invert", lambda text: text == "Inpaint not masked"),
-    "Inpaint area": Rule("only_masked", lambda text: text == "Only masked"),
-    "Masked area padding": Rule("padding", lambda text: int(_within(0, 8192)(text))),
 }
 # Not for a painter: what was painted with, said for the record, or read elsewhere in this file.
 APART = frozenset({
@@ -196,19 +170,11 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
         knobs=parts,
         toward=request.toward if "toward" in can else None,
         variation=request.variation if "variation" in can else None,
-        start=_begun_as(request.start) if request.start is not None and "start" in can else {},
+        start=begun_as(request.start) if request.start is not None and "start" in can else {},
         dialect="giverny",
         became={"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}},
         notes=tuple(lost),
     )
-
-
-def _begun_as(start: Start) -> dict[str, Any]:
-    """The arguments that a start was made with, but for its files."""
-    told = {name: getattr(start, name) for name in ("strength", "fill", "fit", "program")}
-    if start.masked:
-        told |= {"blur": start.blur, "invert": start.invert, "only_masked": start.box is not None}
-    return told if start.extend is None else {**told, "extend": start.extend, "overlap": start.overlap}
 
 
 class _Work:
@@ -348,15 +314,10 @@ class _Work:
         if "start" not in self.can or "Denoising strength" not in self.said or {"strength", "upscale"} & set(self.knobs):
             return
         self.notes = [note for note in self.notes if note.key not in BEGUN]
-        for key, rule in BEGUN.items():
-            try:
-                if key in self.said:
-                    self.start[rule.knob] = rule.read(self.said[key])
-                    self.became[key] = f"{rule.knob.replace('_', ' ')} = {self.start[rule.knob]}"
-            except ValueError as error:
-                self.note(key, f"cannot be taken: {error}")
-        if self.dialect == "a1111":
-            self.start["program"] = "webui"
+        self.start, became, wrong = begun(self.said, self.dialect)
+        self.became |= became
+        for key, problem in wrong.items():
+            self.note(key, f"cannot be taken: {problem}")
         problem = "the picture began with another one, which its file does not name"
         self.notes.append(Note(key="Denoising strength", problem=problem, suggestion="give it with --from"))
 
