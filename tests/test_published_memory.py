@@ -46,6 +46,7 @@ print(json.dumps([most - before, weights]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="wants Linux to tell what is held")
 def test_peak_of_a_half_precision_file_is_its_weights(tmp_path, monkeypatch):
     monkeypatch.setitem(UNETS, "large", {**UNETS["sd1"], "channels": (128, 256, 256, 256)})
