@@ -207,10 +207,9 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path, picture, mask, said):
 def test_further_refusals(files, tmp_path):
     with pytest.raises(InputError, match=r"readable picture file.*No such file"):
         enclosed(tmp_path / "missing.png")
-    picture, mask = enclosed(files[0]), enclosed(files[1])
+    picture = enclosed(files[0])
     for start, knobs, said in (
         (Start(picture=picture.left), {}, "its name alone"),
-        (Start(picture=picture, mask=mask), {"upscale": 2.0}, "a mask or a second pass"),
         (Start(picture=picture, strength=0, program="webui_exact"), {}, "strength above 0"),
         (Start(picture=picture, box=(0, 0, 17, 4)), {}, "a box within 16 x 16"),
     ):

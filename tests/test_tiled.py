@@ -375,3 +375,35 @@ def test_a_painter_keeps_to_the_memory_it_is_allowed():
         e for e in painter.paint([asked[0].model_copy(update={"knobs": {"decode_memory": 1}})]) if isinstance(e, Failed)
     ]
     assert "Allow more memory" in failed.reason
+
+
+def test_what_is_free_decides_where_nothing_is_said(monkeypatch):
+    """Small pictures are decoded as ever, unasked; large ones whole where there is room, else in tiles, which is recorded."""
+    from giverny.assembly import open_painter
+    from giverny.base.contracts import Request
+    from giverny.painters.diffusion import painter as module
+    from giverny.pipelines.text2image import collect
+
+    painter = open_painter("wardrobe")
+
+    def painted(size, free):
+        monkeypatch.setattr(module, "free_memory", free)
+        asked = [Request(prompt="a red dress", seed=2, size=size, knobs={"steps": 1})]
+        return collect(painter.paint(asked), asked)[0]
+
+    assert painted((64, 64), lambda device: pytest.fail("asked")).provenance.decoded == ""
+    monkeypatch.setattr(module, "LARGE", 300_000)
+    whole, small, none, unknown = (painted((640, 512), lambda device, free=free: free) for free in (2**34, 40 * 2**20, 0, None))
+    assert whole.provenance.decoded == unknown.provenance.decoded == "" and (whole.pixels == unknown.pixels).all()
+    told = [int(picture.provenance.decoded.removeprefix("tiles of ")) for picture in (small, none)]
+    assert 80 > told[0] > told[1] == 32  # the least that is quick
+    for picture in (small, none):
+        assert 0 < abs(whole.pixels.astype(int) - picture.pixels).mean() < 4
+
+
+def test_free_memory_is_told():
+    from giverny.base.runtime import describe_machine, free_memory
+
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 0 < free <= describe_machine()["memory"]
+    assert free_memory(torch.device("meta")) is None

@@ -293,14 +293,27 @@ def _most(work: Callable[[], Any]) -> tuple[int, Any]:
     return counted.most, made
 
 
+def manner(codec: Codec, height: int, width: int) -> str:
+    """How a codec decodes latents of h x w, for `Provenance.decoded`: "" where all are decoded together and whole."""
+    if not isinstance(codec, TiledCodec):
+        return ""
+    return "one by one" if max(height, width) <= codec.tile else f"tiles of {codec.tile}"
+
+
 @torch.no_grad()
 def fitting(
-    codec: Codec, latents: Tensor, most: int, margin: int = MARGIN, feather: int = FEATHER, statistics: Statistics = "thinned"
+    codec: Codec,
+    latents: Tensor,
+    most: int,
+    margin: int = MARGIN,
+    feather: int = FEATHER,
+    statistics: Statistics = "thinned",
+    strict: bool = True,  # whether too little memory is an error; else tiles stay large enough to be quick, and may take more
 ) -> Codec:
     """What decodes latents of this form (B, z, h, w) with tensors of at most `most` bytes at once, pixels included: all
     together where that fits, else one by one, else in the largest tiles that fit. It is measured on a small piece.
 
-    Raises InputError where even the smallest tiles take more.
+    Raises InputError where even the smallest tiles take more, if `strict`.
     """
     if not isinstance(codec, LatentCodec):
         return codec
@@ -313,10 +326,11 @@ def fitting(
         return codec
     inner = codec if statistics == "tile" else _sharing(codec, View())
     finishing = _most(lambda: inner.finish(*maps))[0] + 2 * shown  # weighted, and added
-    around, least = places * (rows * shown + max(opening, kept)) / PROBE**2, 2 * margin + feather + 1
+    around, shared = places * (rows * shown + max(opening, kept)) / PROBE**2, 2 * margin + feather
+    least = shared + 1 if strict else 2 * shared
     room = int(max(0, most - around) / finishing * PROBE**2)  # latents that can be finished at once
     side = max(latents.shape[-2:]) if room >= places else math.isqrt(room)
-    if side < least and room < places:
+    if strict and side < least and room < places:
         wide, high = (n * codec.factor for n in (latents.shape[-1], latents.shape[-2]))
         wanted = (around + finishing * (least / PROBE) ** 2) / 2**20
         remedy = "Allow more memory, or paint fewer or smaller pictures at once."

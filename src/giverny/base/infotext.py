@@ -194,11 +194,14 @@ def _start(provenance: Provenance) -> dict[str, Any]:
     start = provenance.request.start
     if start is None:
         return {}
-    masked = {"original": "original", "noise": "latent noise"}[start.fill] if start.mask is not None else None
+    content = {"noise": "latent noise"}.get(start.fill, start.fill.replace("-", " "))
     return {
         "Denoising strength": start.strength,
-        "Masked content": masked,
+        "Mask blur": start.blur or None,
+        "Masked content": content if start.masked else None,
+        "Mask mode": "Inpaint not masked" if start.mask is not None and start.invert else None,
         "Inpaint area": "Only masked" if start.box is not None else None,
+        "Extended by": " ".join(map(str, start.extend)) if start.extend is not None else None,
     }
 
 

@@ -103,6 +103,7 @@ class Provenance(Frozen):
     threads: int
     batch: int  # how many pictures were painted together
     noise: str = "cpu"  # source of random numbers: "cpu" or "nv", and behind a plus the Brownian tree, if there was one
+    decoded: str = ""  # how, where it was not whole and with its batch: "one by one", or "tiles of 40" latents
     seconds: float = 0.0  # per picture, of its batch
     further: dict[str, str] = Field(default_factory=dict)  # more of its infotext, such as "VAE hash" or "Lora hashes"
 

@@ -15,6 +15,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,6 +162,36 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the others KiB
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that could still be taken on a device, without anything being moved out; None where the system does not tell.
+
+    Of a GPU what its driver calls free, and what torch holds unused. Of main memory what Linux calls available, within the
+    limit of the container (cgroup v2), where there is one.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu":
+        return None
+    told = _numbers(Path("/proc/meminfo"))
+    free = [told["MemAvailable:"] * 1024] if "MemAvailable:" in told else []
+    group = Path("/sys/fs/cgroup")
+    most, held = (_numbers(group / name) for name in ("memory.max", "memory.current"))
+    if "" in most and "" in held:  # what files have left in memory is given back when it is wanted
+        free.append(most[""] - held[""] + _numbers(group / "memory.stat").get("inactive_file", 0))
+    return max(0, min(free)) if free else None
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """{name: number} of a file of the system, "" where a number stands alone; empty where there is no such file."""
+    try:
+        lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+    except OSError:
+        return {}
+    pairs = [(line[0], line[1]) if len(line) > 1 else ("", line[0]) for line in lines if line]
+    return {name: int(number) for name, number in pairs if number.isdecimal()}
 
 
 @functools.cache

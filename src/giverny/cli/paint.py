@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import click
 
 from ..painters.diffusion.knobs import DiffusionKnobs
+from .begun import FILLS, begun_from, parse_margins
 from .knob_flags import knob_flags
 from .voice import Voice, speaks
+
+PREVIEW_EVERY = 0.5  # seconds
 
 
 @click.command("paint")
@@ -28,8 +32,13 @@ from .voice import Voice, speaks
 )
 @click.option("--strength", type=float, default=None, help="With --from: 0 the picture as it is, 1 painted anew.  [0.6]")
 @click.option("--mask", default=None, metavar="FILE|alpha", help="With --from: white is painted; alpha: what is transparent.")
-@click.option("--fill", type=click.Choice(["original", "noise"]), default=None, help="What is under the mask at first.")
+@click.option("--mask-blur", "blur", type=click.FloatRange(0, 256), default=None, help="Pixels by which it is softened.  [0]")
+@click.option("--mask-invert", "invert", is_flag=True, help="Black is painted, and white stays.")
+@click.option("--fill", type=click.Choice(FILLS), default=None, help="What is under the mask at first.  [original]")
 @click.option("--only-masked", is_flag=True, help="Paint around the mask alone, at the whole size, and paste it back.")
+@click.option("--padding", type=click.IntRange(0, 8192), default=None, help="With --only-masked: pixels around it.  [32]")
+@click.option("--extend", default=None, metavar="SIDE=PIXELS,...", help="With --from: a larger canvas, as left=64,top=32.")
+@click.option("--overlap", type=click.IntRange(0, 1024), default=None, help="With --extend: pixels of the picture that change.")
 @click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), default=None, help="How the picture comes to the size.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
@@ -45,6 +54,12 @@ from .voice import Voice, speaks
     help="Folder for the pictures.",
 )
 @click.option("--trace", is_flag=True, help="Also write the way from noise to picture, into trace/.")
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A PNG that shows, while they are painted, how far they are.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
@@ -62,8 +77,13 @@ def command(
     origin: Path | None,
     strength: float | None,
     mask: str | None,
+    blur: float | None,
+    invert: bool,
     fill: str | None,
     only_masked: bool,
+    padding: int | None,
+    extend: str | None,
+    overlap: int | None,
     fit: str | None,
     count: int,
     seed: int | None,
@@ -72,6 +92,7 @@ def command(
     model: str | None,
     out: Path,
     trace: bool,
+    preview: Path | None,
     settings: tuple[str, ...],
     device: str,
     precision: str,
@@ -87,6 +108,7 @@ def command(
     giverny paint --like picture.png --steps 50
     giverny paint "a blue dress" --from dress.png --strength 0.5
     giverny paint "a blue dress" --from dress.png --mask mask.png --only-masked
+    giverny paint "a blue dress" --from dress.png --extend left=64,right=32
     """
     import secrets
 
@@ -100,36 +122,23 @@ def command(
     knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
     painter = open_painter(model or (model_of(file) if file else DEFAULT_MODEL), device, precision, backend)
     first = secrets.randbelow(2**32) if seed is None else seed
+    begun: dict[str, Any] = {}  # how a picture of --like began, but for what it began with
     if file is None:
         requests = requests_for(prompts, count, first, negative or "", wanted_size, knobs)
     else:
-        pattern = pattern_of(file, painter, voice).request(first)
+        taken = pattern_of(file, painter, voice)
+        pattern, begun = taken.request(first), taken.start
         first = pattern.seed if seed is None else seed
         words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
         parts = {"toward": pattern.toward, "variation": pattern.variation, "batch": pattern.batch}
         requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs}, parts)
-    over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
-    requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
-    pictures = paint_into(painter, requests, out, trace, voice)
+    over = {"strength": strength, "mask": mask, "mask_blur": blur, "mask_invert": invert or None, "fill": fill, "fit": fit,
+            "only_masked": only_masked or None, "padding": padding, "overlap": overlap,
+            "extend": parse_margins(extend) if extend else None}  # fmt: skip
+    given = {name: value for name, value in over.items() if value is not None}
+    requests = begun_from(origin, given, begun, painter, requests, wanted_size, voice)
+    pictures = paint_into(painter, requests, out, trace, voice, preview)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
-
-
-def begun_from(origin: Path | None, over: dict[str, Any], painter: Any, requests: list[Any]) -> list[Any]:
-    """The requests, begun with a picture where one is named. over: what was said of it, by the names of the flags."""
-    from ..pipelines.image2image import only_masked, start_from
-
-    if origin is None:
-        if over:
-            flags = ", ".join("--" + name.replace("_", "-") for name in over)
-            raise click.UsageError(f"{flags}: wants a picture with --from.")
-        return requests
-    around = over.pop("only_masked", False)
-    if over.get("mask", "alpha") != "alpha":
-        over["mask"] = Path(over["mask"])
-    start = start_from(origin, **over)
-    if around:
-        start = only_masked(start, requests[0].size or painter.size)
-    return [request.model_copy(update={"start": start}) for request in requests]
 
 
 def model_of(file: Path) -> str:
@@ -167,8 +176,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice) -> list[Any]:
-    """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced."""
+def paint_into(
+    painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice, preview: Path | None = None
+) -> list[Any]:
+    """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced.
+
+    preview: a PNG that shows the pictures on their way.
+    """
     from contextlib import closing
 
     from ..base.contracts import Done
@@ -181,7 +195,9 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     files = {r.id: out / f"{first + i:05d}.png" for i, r in enumerate(requests)}
     done: dict[str, Any] = {}
     failed: list[str] = []
-    with closing(outcomes(paint_over(painter, requests, trace=trace), len(requests), "painting", voice, files)) as events:
+    painting = paint_over(painter, requests, previews=preview is not None, trace=trace)
+    painting = painting if preview is None else previewed(painting, preview)
+    with closing(outcomes(painting, len(requests), "painting", voice, files)) as events:
         for event in events:
             if isinstance(event, Done):
                 done[event.id] = event.artifact
@@ -226,6 +242,31 @@ def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[
                     request = told.request.model_dump(include={"prompt", "seed"}) if told else {}
                     voice.event("picture", file=files[event.id], **request)
                 yield event
+
+
+def previewed(painting: Any, file: Path) -> Generator[Any, None, None]:
+    """The same events, while a PNG shows what is known of all pictures: at most twice a second, and at the end."""
+    from contextlib import closing
+    from time import monotonic
+
+    from ..base.contracts import Done, Progress
+    from ..base.files import atomic_write
+    from ..base.images import grid, png_bytes
+
+    seen: dict[str, Any] = {}
+    written = -math.inf
+    with closing(painting) as events:
+        for event in events:
+            if isinstance(event, Done):
+                seen[event.id] = event.artifact.pixels
+            elif isinstance(event, Progress) and event.preview is not None:
+                seen[event.id] = event.preview
+                if monotonic() - written >= PREVIEW_EVERY:
+                    atomic_write(file, png_bytes(grid(list(seen.values()))))
+                    written = monotonic()
+            yield event
+    if seen:
+        atomic_write(file, png_bytes(grid(list(seen.values()))))
 
 
 def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:

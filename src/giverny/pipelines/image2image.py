@@ -12,7 +12,8 @@ import numpy as np
 from ..base.contracts import Done, Event, Painter, Provenance, Request
 from ..base.errors import InputError
 from ..base.images import Fit
-from ..base.start import Box, Enclosed, Start, enclosed, pasted
+from ..base.masks import Margins
+from ..base.start import Box, Enclosed, Fill, Program, Start, enclosed, pasted
 from .walk import able
 
 PADDING = 32  # pixels of surroundings that painting around a mask looks at
@@ -22,19 +23,50 @@ def start_from(
     picture: Path,
     strength: float = 0.6,
     mask: Path | Literal["alpha"] | None = None,
-    fill: Literal["original", "noise"] = "original",
+    fill: Fill = "original",
     fit: Fit = "crop",
+    blur: float = 0,
+    invert: bool = False,
+    program: Program = "diffusers",
 ) -> Start:
-    """A start from files; "alpha": the mask is what is transparent in the picture.
+    """A start from files; "alpha": the mask is what is transparent in the picture. The rest as in `Start`.
 
     Raises InputError for files that cannot be started from, and for a strength beyond 0..1.
     """
     if not 0 <= strength <= 1:
         raise InputError("a strength from 0 (the picture as it is) to 1 (painted anew)", f"{strength:g}")
     white = enclosed(mask) if isinstance(mask, Path) else mask
-    start = Start(picture=enclosed(picture), strength=strength, mask=white, fill=fill, fit=fit)
+    if not 0 <= blur <= 256:
+        raise InputError("a mask blur from 0 to 256 pixels", f"{blur:g}")
+    start = Start(
+        picture=enclosed(picture), strength=strength, mask=white, fill=fill, fit=fit, blur=blur, invert=invert, program=program
+    )
     start.whole()
     return start
+
+
+def extended(start: Start, margins: Margins, step: int, overlap: int | None = None) -> tuple[Start, tuple[int, int]]:
+    """(a start on a larger canvas, whose new part is painted; its size (width, height), whose sides `step` divides).
+
+    margins: pixels to the left, top, right and bottom; made larger as far as the size wants it, on the last side of each pair
+    that grows, else at the right and the bottom. overlap: pixels of the picture that may change, see `Start`; None: an eighth
+    of its shorter side, 40 at most. Without a blur of its own the start gets one that softens the whole overlap.
+    Raises InputError for margins that do not extend.
+    """
+    if min(margins) < 0 or not 0 < max(margins) <= 8192:
+        raise InputError("a canvas larger by 1 to 8192 pixels on some side", ", ".join(map(str, margins)))
+    high, wide = start.whole().pixels.shape[:2]
+    left, top, right, bottom = margins
+    across, down = -(wide + left + right) % step, -(high + top + bottom) % step
+    left, right = (left, right + across) if right or not left else (left + across, right)
+    top, bottom = (top, bottom + down) if bottom or not top else (top + down, bottom)
+    if overlap is None:
+        overlap = min(40, min(wide, high) // 8)
+    changed: dict[str, object] = {"extend": (left, top, right, bottom), "overlap": overlap}
+    if not start.blur:
+        changed["blur"] = overlap / 5  # half of the overlap is painted, the other half blended
+    made = Start.model_validate({**start.model_dump(), **changed})
+    return made, (wide + left + right, high + top + bottom)
 
 
 def only_masked(start: Start, size: tuple[int, int], padding: int = PADDING) -> Start:
@@ -42,10 +74,10 @@ def only_masked(start: Start, size: tuple[int, int], padding: int = PADDING) -> 
 
     padding: pixels around what is white, as far as the picture goes. Raises InputError where there is no mask.
     """
-    _, mask = start.whole()
-    if mask is None:
+    soft = start.whole().soft
+    if soft is None:
         raise InputError("a mask to paint around", "a picture without one", "Give --mask.")
-    return start.model_copy(update={"box": box_around(mask, size, padding)})
+    return start.model_copy(update={"box": box_around(soft > 0, size, padding)})
 
 
 def box_around(mask: np.ndarray, size: tuple[int, int], padding: int) -> Box:

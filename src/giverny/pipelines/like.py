@@ -19,6 +19,7 @@ from ..base.contracts import BatchRow, Frozen, Knobs, Provenance, Request, Towar
 from ..base.errors import InputError
 from ..base.infotext import Dialect, Note, Parameters, read_size
 from ..sampling.names import FACTS
+from .like_start import BEGUN, begun, begun_as
 from .sampler_meant import sampler_meant, version
 
 
@@ -33,6 +34,11 @@ class Taken(Frozen):
     toward: Toward | None = None
     variation: Variation | None = None
     batch: BatchRow | None = None
+    start: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of a picture that began with another: the arguments of `image2image.start_from` that its file says, "
+        "and only_masked, padding, extend, overlap; the picture itself no file names",
+    )
     dialect: Dialect = "a1111"
     became: dict[str, str] = Field(default_factory=dict, description="{setting: what it became here}")
     notes: tuple[Note, ...] = Field((), description="what is not followed, or followed in another way; what was hard to read")
@@ -152,6 +158,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
         work.follow("RNG", FOLLOWED["RNG"], "GPU")
     work.seeds()
     work.second_pass(sides)
+    work.begun()
     work.syntax(parameters.prompt + parameters.negative)
     return Taken(
         prompt=parameters.prompt,
@@ -162,6 +169,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
         toward=work.toward(),
         variation=work.variation(),
         batch=work.batch(),
+        start=work.start,
         dialect=parameters.dialect,
         became=work.became,
         notes=(*parameters.notes, *work.notes),
@@ -185,6 +193,7 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
         toward=request.toward if "toward" in can else None,
         variation=request.variation if "variation" in can else None,
         batch=request.batch if "batch" in can else None,
+        start=begun_as(request.start) if request.start is not None and "start" in can else {},
         dialect="giverny",
         became={"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}},
         notes=tuple(lost),
@@ -197,6 +206,7 @@ class _Work:
     def __init__(self, parameters: Parameters, knobs: type[Knobs], can: frozenset[str]) -> None:
         self.said, self.model, self.can, self.dialect = parameters.settings, knobs, can, parameters.dialect
         self.knobs: dict[str, Any] = {}
+        self.start: dict[str, Any] = {}
         self.became: dict[str, str] = {}
         self.notes: list[Note] = []
 
@@ -326,6 +336,18 @@ class _Work:
         how = self.said.get("Hires upscaler", "")
         if how and not how.lower().startswith("latent") and how != "Bicubic" and "upscale_in" in self.knobs:
             self.note("Hires upscaler", "is not here, pixels are enlarged bicubically")
+
+    def begun(self) -> None:
+        """Image-to-image and inpainting, which a strength without a second pass means, unless that is a knob."""
+        if "start" not in self.can or "Denoising strength" not in self.said or {"strength", "upscale"} & set(self.knobs):
+            return
+        self.notes = [note for note in self.notes if note.key not in BEGUN]
+        self.start, became, wrong = begun(self.said, self.dialect)
+        self.became |= became
+        for key, problem in wrong.items():
+            self.note(key, f"cannot be taken: {problem}")
+        problem = "the picture began with another one, which its file does not name"
+        self.notes.append(Note(key="Denoising strength", problem=problem, suggestion="give it with --from"))
 
     def syntax(self, words: str) -> None:
         """Whose brackets prompts have. A1111's numbers in them changed their meaning with 1.6; hashes of 8 digits are older."""

@@ -11,7 +11,7 @@ from .image2image import paint_over
 from .like import Taken
 from .text2image import collect
 
-COMPARED = ("fingerprint", "versions", "device", "precision", "backend", "threads", "batch", "noise", "knobs")
+COMPARED = ("fingerprint", "versions", "device", "precision", "backend", "threads", "batch", "noise", "decoded", "knobs")
 
 
 def repaint(painter: Painter, told: Provenance) -> tuple[Picture, dict[str, tuple[Any, Any]]]:

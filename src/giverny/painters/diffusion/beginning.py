@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from ...base.contracts import Condition, Denoise, Levels, NoiseLevel, Prepared, Probe, Start
-from ...base.images import to_tensor
+from ...base.images import Filter, resize, to_tensor
+from ...base.masks import blended
+from ...base.start import Fill
 from ...sampling.starts import image_start, started
 
 PURE = NoiseLevel(torch.tensor(0.0), torch.tensor(1.0))
@@ -30,18 +32,21 @@ class Beginning:
 
     pixels: np.ndarray  # uint8 (B, H, W, 3)
     white: np.ndarray | None  # bool (B, H, W)
+    shown: np.ndarray | None  # uint8 (B, H, W), how much of what is painted is laid over the picture
     clean: Tensor  # (B, z, h, w)
     mask: Tensor | None  # (B, 1, h, w)
     channels: Tensor | None  # (B, 1 + z, h, w), mask and masked latents, for a network that looks at them
-    empty: bool  # whether nothing of the picture is left under the mask
+    fill: Fill = "original"  # what is under the mask at first
 
     def noised(self, level: NoiseLevel, noise: Tensor) -> Tensor:
-        """The sample at a level. noise: unit noise (B, z, h, w). Where nothing is left of the picture, noise is."""
+        """The sample at a level. noise: unit noise (B, z, h, w). With "noise" nothing is left of the picture under the
+        mask; with "latent-noise" the same noise is both the picture there and the noise on it, as in AUTOMATIC1111."""
         x = self._at(level, noise)
-        if not self.empty or self.mask is None:
+        if self.mask is None or self.fill not in ("noise", "latent-noise"):
             return x
         alpha, sigma = level.for_sample(x)
-        return torch.where(self.mask > 0, torch.hypot(alpha, sigma) * noise, x)
+        size = torch.hypot(alpha, sigma) if self.fill == "noise" else alpha + sigma
+        return torch.where(self.mask > 0, size * noise, x)
 
     @property
     def keeps(self) -> bool:
@@ -53,8 +58,8 @@ class Beginning:
         return x if self.mask is None else torch.where(self.mask > 0, x, self._at(level, noise))
 
     def pasted(self, pixels: np.ndarray) -> np.ndarray:
-        """Painted pixels, uint8 (B, H, W, 3), with those of the picture where it was not to be painted."""
-        return pixels if self.white is None else np.where(self.white[..., None], pixels, self.pixels)
+        """Painted pixels, uint8 (B, H, W, 3), laid over those of the picture as far as they are to show."""
+        return pixels if self.shown is None else blended(pixels, self.pixels, self.shown)
 
     def _at(self, level: NoiseLevel, noise: Tensor) -> Tensor:
         alpha, sigma = level.for_sample(self.clean)
@@ -70,22 +75,53 @@ def beginning(
 ) -> Beginning:
     """Starts that have all a mask or all none, and one way to fill it. Raises InputError as `Start.at`."""
     alone = list(dict.fromkeys(starts))  # what several pictures start from is read and encoded once
-    read = [start.at(size) for start in alone]
     rows = [alone.index(start) for start in starts]
-    pixels = np.stack([seen for seen, _ in read])
-    tensors = to_tensor(pixels if channels == 3 else _grey(pixels))
-    clean = torch.cat([encode(one[None]) for one in tensors])
-    masks = [white for _, white in read if white is not None]
+    read = [(start, start.at(size)) for start in alone]
+    pixels = np.stack([seen.pixels for _, seen in read])
+    clean = _encoded(np.stack([start.beneath(seen) for start, seen in read]), channels, encode)
+    masks = [seen.white for _, seen in read if seen.white is not None]
     if not masks:
-        return Beginning(pixels[rows], None, clean[rows], None, None, False)
-    white = np.stack(masks)
+        return Beginning(pixels[rows], None, None, clean[rows], None, None)
+    white, fill = np.stack(masks), starts[0].fill
+    shown = np.stack([shade for start, seen in read if (shade := start.shown(seen)) is not None])
+    mask, beside = _masked(pixels, white, clean, channels, looks, encode)
+    if fill == "latent-nothing":
+        clean = torch.where(mask > 0, 0, clean)
+    beside = None if beside is None else beside[rows]
+    return Beginning(pixels[rows], white[rows], shown[rows], clean[rows], mask[rows], beside, fill)
+
+
+def second_beginning(
+    first: Beginning, x: Tensor, size: tuple[int, int], channels: int, looks: bool, encode: Encode
+) -> Beginning:
+    """What a second pass at `size` starts from under a mask: x (B, z, h, w), what the first pass made, enlarged already;
+    elsewhere the picture, enlarged bicubically. channels, looks, encode: as for `beginning`."""
+    assert first.white is not None and first.shown is not None
+    pixels = np.stack([resize(one, size, Filter.BICUBIC) for one in first.pixels])
+    shown = np.stack([resize(one, size, Filter.BILINEAR) for one in first.shown])
+    white = np.stack([resize(one.astype(np.uint8) * 255, size, Filter.BILINEAR) > 0 for one in first.white])
+    clean = _encoded(pixels, channels, encode).to(x)
+    mask, beside = _masked(pixels, white, clean, channels, looks, encode)
+    return Beginning(pixels, white, shown, torch.where(mask > 0, x, clean), mask, beside)
+
+
+def _masked(
+    pixels: np.ndarray, white: np.ndarray, clean: Tensor, channels: int, looks: bool, encode: Encode
+) -> tuple[Tensor, Tensor | None]:
+    """(mask (B, 1, h, w), what a network that looks sees beside the sample)"""
     ones = torch.from_numpy(white)[:, None].to(clean)
-    mask = torch.nn.functional.max_pool2d(ones, size[1] // clean.shape[-2])  # a place is painted if a pixel of it is
-    beside = None
-    if looks:
-        hidden = tensors * (1 - ones.to(tensors))
-        beside = torch.cat([mask, torch.cat([encode(one[None]) for one in hidden])], dim=1)[rows]
-    return Beginning(pixels[rows], white[rows], clean[rows], mask[rows], beside, starts[0].fill == "noise")
+    mask = torch.nn.functional.max_pool2d(ones, pixels.shape[1] // clean.shape[-2])  # a place is painted if a pixel of it is
+    if not looks:
+        return mask, None
+    return mask, torch.cat([mask, _encoded(pixels, channels, encode, hidden=white)], dim=1)
+
+
+def _encoded(pixels: np.ndarray, channels: int, encode: Encode, hidden: np.ndarray | None = None) -> Tensor:
+    """Latents of uint8 (B, H, W, 3), one at a time. hidden: bool (B, H, W), what is mid-grey instead."""
+    tensors = to_tensor(pixels if channels == 3 else _grey(pixels))
+    if hidden is not None:
+        tensors = tensors * (1 - torch.from_numpy(hidden)[:, None].to(tensors))
+    return torch.cat([encode(one[None]) for one in tensors])
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:

@@ -53,7 +53,10 @@ class DiffusionKnobs(Knobs):
         "pixels", description="what is enlarged: the picture (bicubic) or its latents (bilinear)"
     )
     decode_memory: int = Field(
-        0, ge=0, le=1_000_000, description="MiB that decoding may take: a large picture is then decoded in tiles; 0 is no limit"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="MiB that decoding may take: a large picture is then decoded in tiles; 0: what is free",
     )
     dialect: Dialect = Field(
         "plain", description="whose syntax prompts may have, such as (word:1.3); plain: none, brackets are text"

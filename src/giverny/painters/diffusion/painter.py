@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ...autoencoders.packed import packed_codec
-from ...autoencoders.tiled import fitting
+from ...autoencoders.preview import LinearPreview, fitted
+from ...autoencoders.tiled import fitting, manner
 from ...base.contracts import (
     Codec,
     Condition,
@@ -39,7 +40,7 @@ from ...base.contracts import (
 from ...base.errors import InputError
 from ...base.images import Filter, resize, to_pixels
 from ...base.recipe import check
-from ...base.runtime import versions
+from ...base.runtime import free_memory, versions
 from ...sampling.brownian import TreeNoise
 from ...sampling.names import FACTS, UNIT_START, resolve
 from ...sampling.noise import PictureNoise, Streams
@@ -49,7 +50,7 @@ from ...steering.clip_guidance import Guide
 from ...text.space import SharedSpace
 from .adapters import Adapters, Worn
 from .backends import choose_backend
-from .beginning import PURE, Beginning, beginning, run_over
+from .beginning import PURE, Beginning, beginning, run_over, second_beginning
 from .course import alone, check_seeds, levels_of, sampler_of, spacing_of, streams_of
 from .estimate import estimates
 from .guard import all_sound, exactly, in_float32, quiet, sound
@@ -64,6 +65,8 @@ from .told import Prompts, steady
 BATCH = 64  # pictures painted together at most
 MOST = 4096  # pixels along a side
 KEPT = 64  # runs whose levels are kept
+LARGE = 2**20  # pixels of a batch from which on it is asked whether there is room to decode them; smaller ones never wait
+SHARE = 0.7  # of the memory that is free, for decoding
 
 
 class DiffusionPainter:
@@ -97,6 +100,12 @@ class DiffusionPainter:
         self.adapters = Adapters(parts, self._form)
         self._guides: dict[str, Guide] = {}
         self._levels = lru_cache(KEPT)(partial(levels_of, parts.denoiser.table))  # a call asks for the same ones several times
+        self._linear: LinearPreview | None = None
+
+    @property
+    def step(self) -> int:
+        """What the sides of a picture want to be divisible by."""
+        return self.parts.step
 
     def settle(self, request: Request) -> tuple[DiffusionKnobs, tuple[int, int]]:
         """The knobs and size a request comes to: its own, else the model's, else the class's. Raises InputError."""
@@ -131,11 +140,8 @@ class DiffusionPainter:
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
         if request.start is not None:
-            _, mask = request.start.at(size)
+            request.start.at(size)
             self.levels_from(knobs, request.start)
-            if mask is not None and knobs.upscale > 1:
-                remedy = "Give the whole picture a second pass in a request of its own."
-                raise InputError("a mask or a second pass", "a mask, and upscale above 1", remedy)
         prompts = self._prompts(self.parts, knobs, [request])
         self.adapters.check(prompts.calls)  # says what of a prompt this model cannot do
         return knobs, size, prompts
@@ -158,7 +164,7 @@ class DiffusionPainter:
                 yield Failed(request.id, str(error))
                 continue
             start = request.start
-            begins = None if start is None else (start.strength, start.mask is None, start.fill, start.program)
+            begins = None if start is None else (start.strength, start.masked, start.fill, start.program)
             groups.setdefault((knobs, size, (prompts.shape, begins)), []).append(prompts)
         for (knobs, size, _), group in groups.items():
             most = 1 if alone(knobs) else BATCH
@@ -191,11 +197,11 @@ class DiffusionPainter:
             plans = steady(knobs, told, silenced(self.parts.recipe, knobs, requests, negative))
         else:
             plans = prompts.plans(self.device, self.precision)
-        begun = self._beginning(starts, size) if starts else None
-        beside = begun.channels if begun else None
+        begun = self._begun(partial(beginning, starts), size) if starts else None
         largest = final_size(size, knobs.upscale, self.parts.step)
         sizes = [told_sizes(self.parts.recipe, knobs, each) for each in (size, largest)]
-        make = estimates(worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, beside, sizes)
+        maker = partial(estimates, worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, sizes=sizes)
+        make = maker(begun.channels if begun else None)
         streams = streams_of(requests, knobs, self.codec.factor)
         sampler = self.sampler(knobs)
         noise = self._noise(streams, size, knobs)
@@ -214,11 +220,17 @@ class DiffusionPainter:
         if knobs.upscale > 1 and run.going:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
-            if again is not None:
+            if begun is not None and begun.mask is not None:
+                begun = self._begun(partial(second_beginning, begun, x), larger)
+                yield from run.lose(~sound(begun.clean), "encoding the enlarged picture")
+                x, make = quiet(begun.clean), maker(begun.channels)
+            if again is not None and run.going:
                 noise = self._noise(streams.again(), larger, knobs)
-                x = again[0].alpha.to(x) * x + noise.initial(again[0])
+                drawn = noise.initial(PURE)
+                x = again[0].alpha.to(x) * x + again[0].sigma.to(x) * drawn
+                keep = partial(begun.kept, noise=drawn) if begun is not None and begun.keeps else None
                 run.note(self._pixels, x)
-                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run)
+                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, keep)
         if not run.going:
             return
         made = self._decoded(x, codec)
@@ -226,9 +238,9 @@ class DiffusionPainter:
         pixels = to_pixels(quiet(made))
         if begun is not None:
             pixels = begun.pasted(pixels)
-        seconds = (time.perf_counter() - began) / len(requests)
+        seconds, how = (time.perf_counter() - began) / len(requests), manner(codec, *x.shape[-2:])
         for i, request in run.left():
-            origin = self._provenance(request, knobs, size, len(requests), noise.name, seconds, further[i])
+            origin = self._provenance(request, knobs, size, len(requests), noise.name, how, seconds, further[i])
             final = (pixels.shape[2], pixels.shape[1])
             moments = (k[i] for k in run.moments)
             # All moments are as large as the picture, so that they can be shown beside or after each other.
@@ -259,11 +271,12 @@ class DiffusionPainter:
             if run.lost:
                 edited = quiet(step.x if edited is None else edited)
             run.note(self._pixels, step.x if edited is None else edited)
-            shown = self._pixels(step.clean) if run.previews else None
+            shown = self._preview(step.clean) if run.previews else None
             for i, request in run.left():
                 yield Progress(request.id, run.told, run.total, shown[i] if shown is not None else None)
 
-    def _beginning(self, starts: Sequence[Start], size: tuple[int, int]) -> Beginning:
+    def _begun(self, made: Callable[..., Beginning], size: tuple[int, int]) -> Beginning:
+        """What is made of a size, of the channels of this model's pictures, for its network and with its encoder."""
         fine = torch.promote_types(self.precision, torch.float32)
 
         def encode(pixels: Tensor) -> Tensor:
@@ -271,8 +284,8 @@ class DiffusionPainter:
             return exactly(lambda codec, x: codec.encode(x), self.codec, seen, self.precision, self._finer)
 
         looks = self.parts.recipe.denoiser.in_channels == 2 * self.codec.channels + 1
-        made = beginning(starts, size, self.parts.recipe.picture_channels, looks, encode)
-        return made if made.channels is None else replace(made, channels=made.channels.to(self.precision))
+        begun = made(size, self.parts.recipe.picture_channels, looks, encode)
+        return begun if begun.channels is None else replace(begun, channels=begun.channels.to(self.precision))
 
     def levels_from(self, knobs: DiffusionKnobs, start: Start | None) -> Levels | None:
         """The levels that are painted through: all, or the last of them from a picture; None where that is no step."""
@@ -317,6 +330,17 @@ class DiffusionPainter:
         """Latents (B, z, h, w) on the way -> uint8 (B, H, W, 3); grey where they are no numbers."""
         return to_pixels(quiet(self._decoded(quiet(latents), self.codec)))
 
+    def _preview(self, latents: Tensor) -> np.ndarray:
+        """Nearly the same as `_pixels`, much faster: by a linear map, made when it is first asked for."""
+        if self.parts.autoencoder is None:
+            return self._pixels(latents)
+        if self._linear is None:  # one assignment: threads at worst make it twice
+            codec, precision = self.codec, self.precision
+            if precision == torch.float16:  # which autoencoders may overflow
+                codec, precision = self._finer(), torch.float32
+            self._linear = fitted(codec, self.parts.recipe.picture_channels, self.device, precision)
+        return to_pixels(quiet(self._linear(quiet(latents))))
+
     def _decoded(self, latents: Tensor, codec: Codec) -> Tensor:
         """Latents (B, z, h, w) -> (B, C, H, W), about [-1, 1], once more in float32 where a coarser format overflows."""
         return exactly(lambda by, x: by.decode(x), codec, latents, self.precision, self._finer)
@@ -325,12 +349,14 @@ class DiffusionPainter:
         return in_float32(self.parts.codec)
 
     def _codec_within(self, memory: int, size: tuple[int, int], rows: int) -> Codec:
-        """What decodes so many pictures of this size in so many MiB (0: as many as it takes). Raises InputError."""
-        if not memory:
+        """What decodes so many pictures of this size in so many MiB (0: in what is free). Raises InputError for too few."""
+        free = free_memory(self.device) if not memory and rows * size[0] * size[1] > LARGE else None
+        if not memory and free is None:
             return self.codec
+        most = memory * 2**20 or int(SHARE * (free or 0))
         form = (rows, self.codec.channels, size[1] // self.codec.factor, size[0] // self.codec.factor)
         latents = torch.empty(1, device=self.device, dtype=self.precision).expand(form)
-        return fitting(self.codec, latents, memory * 2**20)
+        return fitting(self.codec, latents, most, strict=bool(memory))
 
     def _provenance(
         self,
@@ -339,6 +365,7 @@ class DiffusionPainter:
         size: tuple[int, int],
         batch: int,
         noise: str,
+        decoded: str,
         seconds: float,
         further: dict[str, str],
     ) -> Provenance:
@@ -355,6 +382,7 @@ class DiffusionPainter:
             threads=torch.get_num_threads(),
             batch=batch,
             noise=noise,
+            decoded=decoded,
             seconds=round(seconds, 4),
             further=further,
         )
