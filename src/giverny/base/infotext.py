@@ -133,6 +133,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         "Eta DDIM": (knobs.get("eta") or None) if sampler and folded(sampler) == "ddim" else None,
         "Toward": toward and toward.prompt,
         "Toward share": toward and toward.share,
+        "Styles": ", ".join(request.styles) if request.styles else None,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
         **_start(provenance),
         **_second_pass(knobs),

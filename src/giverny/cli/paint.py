@@ -11,7 +11,10 @@ import click
 
 from ..painters.diffusion.knobs import DiffusionKnobs
 from .knob_flags import knob_flags
+from .lists import in_styles, lines_of
 from .voice import Voice, speaks
+
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @click.command("paint")
@@ -31,6 +34,23 @@ from .voice import Voice, speaks
 @click.option("--fill", type=click.Choice(["original", "noise"]), default=None, help="What is under the mask at first.")
 @click.option("--only-masked", is_flag=True, help="Paint around the mask alone, at the whole size, and paste it back.")
 @click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), default=None, help="How the picture comes to the size.")
+@click.option(
+    "--prompts",
+    "listed",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="A list of prompts: a line each (settings may follow, as --steps 20), or a table (.csv, .tsv, .jsonl).",
+)
+@click.option("--style", "styles", multiple=True, metavar="NAME", help="A saved style around every prompt; once for each.")
+@click.option(
+    "--styles",
+    "style_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Where styles are saved.  [styles.csv of your models' folder]",
+)
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
 @click.option("--negative", default=None, help="What to move away from.")
@@ -43,6 +63,13 @@ from .voice import Voice, speaks
     default=Path("outputs"),
     show_default=True,
     help="Folder for the pictures.",
+)
+@click.option("--format", "form", type=click.Choice(["png", "jpeg", "webp"]), default="png", show_default=True)
+@click.option(
+    "--quality", type=click.IntRange(1, 100), default=None, help="Of jpeg and webp.  [jpeg: 95, webp: every pixel is kept]"
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=None, help="Pictures painted together at most.  [what the painter takes]"
 )
 @click.option("--trace", is_flag=True, help="Also write the way from noise to picture, into trace/.")
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
@@ -65,12 +92,18 @@ def command(
     fill: str | None,
     only_masked: bool,
     fit: str | None,
+    listed: Path | None,
+    styles: tuple[str, ...],
+    style_file: Path | None,
     count: int,
     seed: int | None,
     negative: str | None,
     size: str | None,
     model: str | None,
     out: Path,
+    form: str,
+    quality: int | None,
+    batch: int | None,
     trace: bool,
     settings: tuple[str, ...],
     device: str,
@@ -79,11 +112,13 @@ def command(
     voice: Voice,
     **flags: Any,
 ) -> None:
-    """Paint PROMPTs. Pictures are 00000.png, 00001.png, ..., overviews sheet-*.png; existing files are never replaced.
+    """Paint PROMPTs. Pictures are 00000.png, 00001.png, ..., overviews sheet-*.png; existing files are never replaced, and
+    what is done when you stop it (Ctrl-C) is there.
 
     \b
     giverny paint "a red dress" -n 4
     giverny paint "a dress" "a coat" --steps 30 --guidance 2 -o clothes --trace
+    giverny paint --prompts list.txt --style "oil painting" --format webp
     giverny paint --like picture.png --steps 50
     giverny paint "a blue dress" --from dress.png --strength 0.5
     giverny paint "a blue dress" --from dress.png --mask mask.png --only-masked
@@ -94,12 +129,16 @@ def command(
     from ..base.recipe import override
     from ..pipelines.text2image import requests_for
 
-    if not prompts and file is None:
-        raise click.UsageError("Missing argument 'PROMPT...', or --like FILE.")
+    if not prompts and file is None and listed is None:
+        raise click.UsageError("Missing argument 'PROMPT...', or --prompts FILE, or --like FILE.")
+    if quality is not None and form == "png":
+        raise click.UsageError("--quality: wants --format jpeg or webp; PNG keeps every pixel.")
     wanted_size = parse_size(size) if size else None
     knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
     painter = open_painter(model or (model_of(file) if file else DEFAULT_MODEL), device, precision, backend)
     first = secrets.randbelow(2**32) if seed is None else seed
+    lines = lines_of(prompts, listed, painter, voice)
+    prompts = tuple(line.prompt for line in lines)
     if file is None:
         requests = requests_for(prompts, count, first, negative or "", wanted_size, knobs)
     else:
@@ -109,9 +148,11 @@ def command(
         requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
         parts = {"toward": pattern.toward, "variation": pattern.variation}
         requests = [request.model_copy(update=parts) for request in requests]
+    requests = [lines[i // count].of(request, i % count) for i, request in enumerate(requests)] if lines else requests
+    requests = in_styles(requests, styles, style_file)
     over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
     requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
-    pictures = paint_into(painter, requests, out, trace, voice)
+    pictures = paint_into(painter, requests, out, trace, voice, form, quality, batch)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
 
 
@@ -168,7 +209,16 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice) -> list[Any]:
+def paint_into(
+    painter: Any,
+    requests: list[Any],
+    out: Path,
+    trace: bool,
+    voice: Voice,
+    form: str = "png",
+    quality: int | None = None,
+    batch: int | None = None,
+) -> list[Any]:
     """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced."""
     from contextlib import closing
 
@@ -179,15 +229,25 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
 
     out.mkdir(parents=True, exist_ok=True)
     first = next_number(out)
-    files = {r.id: out / f"{first + i:05d}.png" for i, r in enumerate(requests)}
+    files = {r.id: out / f"{first + i:05d}{SUFFIXES[form]}" for i, r in enumerate(requests)}
     done: dict[str, Any] = {}
     failed: list[str] = []
-    with closing(outcomes(paint_over(painter, requests, trace=trace), len(requests), "painting", voice, files)) as events:
-        for event in events:
-            if isinstance(event, Done):
-                done[event.id] = event.artifact
-            else:
-                failed.append(event.reason)
+
+    def painting() -> Generator[Any, None, None]:
+        together = batch or len(requests)
+        for i in range(0, len(requests), together):
+            yield from paint_over(painter, requests[i : i + together], trace=trace)
+
+    with closing(outcomes(painting(), len(requests), "painting", voice, files, quality)) as events:
+        try:
+            for event in events:
+                if isinstance(event, Done):
+                    done[event.id] = event.artifact
+                else:
+                    failed.append(event.reason)
+        except KeyboardInterrupt:
+            voice.say(f"{len(done)} of {len(requests)} pictures are done, in {out}")
+            raise
     pictures = [done[r.id] for r in requests if r.id in done]
     if pictures:
         sheet = out / f"sheet-{first:05d}.png"
@@ -203,7 +263,9 @@ def paint_into(painter: Any, requests: list[Any], out: Path, trace: bool, voice:
     return pictures
 
 
-def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[str, Path]) -> Generator[Any, None, None]:
+def outcomes(
+    painting: Any, count: int, what: str, voice: Voice, files: Mapping[str, Path], quality: int | None = None
+) -> Generator[Any, None, None]:
     """Show how a painting of `count` pictures moves on, and give out what became of each request, Done or Failed.
 
     files: {id of a request: where its picture is written, as soon as it is done}. Closing this closes the painting.
@@ -220,11 +282,26 @@ def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[
                 move(moved / (event.total or 1), total=count)
             elif isinstance(event, Done | Failed):
                 if isinstance(event, Done) and event.id in files:
-                    event.artifact.save(files[event.id])
+                    file = saved(event.artifact, files[event.id], quality, voice)
                     told = event.artifact.provenance
                     request = told.request.model_dump(include={"prompt", "seed"}) if told else {}
-                    voice.event("picture", file=files[event.id], **request)
+                    voice.event("picture", file=file, **request)
                 yield event
+
+
+def saved(picture: Any, file: Path, quality: int | None, voice: Voice) -> Path:
+    """Write a picture; as PNG where a file of the kind that was wanted has no room for its words. Returns the file."""
+    from ..base.errors import InputError
+
+    try:
+        picture.save(file, quality)
+        return file
+    except InputError as error:
+        if file.suffix != SUFFIXES["jpeg"]:
+            raise
+        voice.say(f"note: {file.stem} is written as PNG: {error}")
+        picture.save(file.with_suffix(".png"))
+        return file.with_suffix(".png")
 
 
 def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:
@@ -247,5 +324,5 @@ def columns_for(requests: list[Any]) -> int | None:
 
 def next_number(folder: Path) -> int:
     """The first number that no picture in the folder bears yet."""
-    taken = [int(p.stem) for p in folder.glob("*.png") if p.stem.isdigit()]
+    taken = [int(p.stem) for p in folder.iterdir() if p.suffix in SUFFIXES.values() and p.stem.isdigit()]
     return max(taken, default=-1) + 1

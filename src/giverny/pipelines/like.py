@@ -126,7 +126,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
     for key, value in parameters.settings.items():
         if key in FOLLOWED:
             work.follow(key, FOLLOWED[key], value)
-        elif key not in APART:
+        elif key not in APART and not (key == "Styles" and parameters.dialect == "giverny"):  # ours are in the words
             work.note(key, "is not followed here")
     if parameters.dialect == "a1111" and "RNG" not in parameters.settings and parameters.settings:
         work.follow("RNG", FOLLOWED["RNG"], "GPU")
