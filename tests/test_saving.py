@@ -274,3 +274,52 @@ def test_ctrl_c_leaves_what_is_done(tiny, tmp_path):
     files = sorted((tmp_path / "out").glob("?????.png"))
     assert 2 <= len(files) < 400 and "400 pictures are done" in said
     assert [read_provenance(file).request.prompt for file in files] == [f"circle {i}" for i in range(len(files))]
+
+
+# -- like a picture that began with another ---------------------------------------------------------------------------
+
+
+def test_like_a_picture_that_began_with_another(tiny, tmp_path):
+    draw = np.random.default_rng()
+    Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(tmp_path / "other.png")
+    white = np.zeros((40, 48), np.uint8)
+    white[8:20, 10:22] = 255
+    Image.fromarray(white).save(tmp_path / "m.png")
+    out, begin = tmp_path / "out", ("--from", tmp_path / "a.png")
+    how = ("--strength", 0.8, "--fit", "stretch", "--mask", tmp_path / "m.png", "--fill", "noise", "--only-masked")
+    run("paint", "a ring", "-m", tiny, "--seed", 3, *begin, *how, "-o", out)
+    made = read_provenance(out / "00000.png").request
+    like_it = ("paint", "--like", out / "00000.png", "-m", tiny, "-o", out)
+
+    # without the files it is painted from noise, and that is said
+    said = events(*like_it)[0]
+    assert [note["suggestion"] for note in said["notes"]] == ["give it with --from", "give it with --mask"]
+    assert "strength 0.8, fit stretch, fill noise" in said["became"]["start"]
+    assert read_provenance(out / "00001.png").request.start is None
+
+    said = run(*like_it, *begin, "--mask", tmp_path / "m.png")
+    again = read_provenance(out / "00002.png").request
+    assert again.start == made.start and "another" not in said
+    same = [np.asarray(Image.open(out / f"0000{i}.png")) for i in (0, 2)]
+    assert (same[0] == same[1]).all()
+
+    # what is said wins; a file that is another is told, and its mask asks for a box of its own
+    said = run(*like_it, "--from", tmp_path / "other.png", "--mask", tmp_path / "m.png", "--strength", 0.5)
+    again = read_provenance(out / "00003.png").request.start
+    assert "other.png is another picture than" in said and made.start.picture.sha256[:12] in said
+    assert (again.strength, again.fill, again.fit, again.box) == (0.5, "noise", "stretch", made.start.box)
+    run(*like_it, *begin)
+    again = read_provenance(out / "00004.png").request.start
+    assert again.mask is None and again.box is None and again.strength == 0.8
+
+
+def test_a_transparent_part_is_painted_again(tiny, tmp_path):
+    pixels = np.random.default_rng().integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[4:9, 4:9, 3] = 0
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    run("paint", "a ring", "-m", tiny, "--seed", 3, "--from", tmp_path / "a.png", "--mask", "alpha", "-o", out)
+    run("paint", "--like", out / "00000.png", "-m", tiny, "--from", tmp_path / "a.png", "-o", out)
+    assert read_provenance(out / "00001.png").request.start == read_provenance(out / "00000.png").request.start

@@ -139,10 +139,12 @@ def command(
     first = secrets.randbelow(2**32) if seed is None else seed
     lines = lines_of(prompts, listed, painter, voice)
     prompts = tuple(line.prompt for line in lines)
+    before: Any = None  # how the picture began that the new ones are to be like
     if file is None:
         requests = requests_for(prompts, count, first, negative or "", wanted_size, knobs)
     else:
-        pattern = pattern_of(file, painter, voice).request(first)
+        taken = pattern_of(file, painter, voice)
+        before, pattern = taken.start, taken.request(first)
         first = pattern.seed if seed is None else seed
         words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
         requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs})
@@ -151,14 +153,20 @@ def command(
     requests = [lines[i // count].of(request, i % count) for i, request in enumerate(requests)] if lines else requests
     requests = in_styles(requests, styles, style_file)
     over = {"strength": strength, "mask": mask, "fill": fill, "fit": fit, "only_masked": only_masked or None}
-    requests = begun_from(origin, {name: value for name, value in over.items() if value is not None}, painter, requests)
+    over = {name: value for name, value in over.items() if value is not None}
+    requests = begun_from(origin, over, painter, requests, before, voice)
     pictures = paint_into(painter, requests, out, trace, voice, form, quality, batch)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
 
 
-def begun_from(origin: Path | None, over: dict[str, Any], painter: Any, requests: list[Any]) -> list[Any]:
-    """The requests, begun with a picture where one is named. over: what was said of it, by the names of the flags."""
-    from ..pipelines.image2image import only_masked, start_from
+def begun_from(
+    origin: Path | None, over: dict[str, Any], painter: Any, requests: list[Any], before: Any, voice: Voice
+) -> list[Any]:
+    """The requests, begun with a picture where one is named. over: what was said of it, by the names of the flags.
+
+    before: the Start of the picture that these are to be like; what is not said is taken from it.
+    """
+    from ..pipelines.image2image import as_before, only_masked, start_from
 
     if origin is None:
         if over:
@@ -169,6 +177,11 @@ def begun_from(origin: Path | None, over: dict[str, Any], painter: Any, requests
     if over.get("mask", "alpha") != "alpha":
         over["mask"] = Path(over["mask"])
     start = start_from(origin, **over)
+    if before is not None:
+        start, others = as_before(start, before, over.keys())
+        for other in others:
+            voice.say(f"note: {other}")
+        around = around or (before.box is not None and start.box is None and start.mask is not None)
     if around:
         start = only_masked(start, requests[0].size or painter.size)
     return [request.model_copy(update={"start": start}) for request in requests]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,26 @@ def start_from(
     start = Start(picture=enclosed(picture), strength=strength, mask=white, fill=fill, fit=fit)
     start.whole()
     return start
+
+
+def as_before(start: Start, before: Start, said: Collection[str]) -> tuple[Start, list[str]]:
+    """A start with all that a recorded one says and nobody said otherwise, and a sentence for each file that is another.
+
+    before: of a picture's provenance, its files left behind. said: names of the fields of `start` that hold as they are.
+    """
+    files = {"picture": (start.picture, before.picture), "mask": (start.mask, before.mask)}
+    others = [
+        f"{now.name} is another {what} than {then.name}, with which it began (SHA-256 {then.sha256[:12]}...)"
+        for what, (now, then) in files.items()
+        if isinstance(now, Enclosed) and isinstance(then, Enclosed) and now.sha256 != then.sha256
+    ]
+    apart = {"picture", "mask", "box", *said}
+    told = {name: getattr(before, name) for name in Start.model_fields if name not in apart}
+    if before.mask == "alpha" and "mask" not in said:
+        told["mask"] = before.mask
+    if not others and isinstance(start.mask, Enclosed) == isinstance(before.mask, Enclosed):
+        told["box"] = before.box
+    return start.model_copy(update=told), others
 
 
 def only_masked(start: Start, size: tuple[int, int], padding: int = PADDING) -> Start:

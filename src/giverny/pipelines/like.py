@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from ..base.contracts import Frozen, Knobs, Provenance, Request, Toward, Variation
+from ..base.contracts import Frozen, Knobs, Provenance, Request, Start, Toward, Variation
 from ..base.errors import InputError
 from ..base.infotext import Dialect, Note, Parameters, folded, read_size, split_sampler
+from ..base.start import Enclosed
 from ..sampling.samplers import sampler_name
 
 
@@ -31,6 +32,7 @@ class Taken(Frozen):
     knobs: dict[str, Any] = Field(default_factory=dict)
     toward: Toward | None = None
     variation: Variation | None = None
+    start: Start | None = Field(None, description="how it began, without the files: those are to be given again")
     dialect: Dialect = "a1111"
     became: dict[str, str] = Field(default_factory=dict, description="{setting: what it became here}")
     notes: tuple[Note, ...] = Field((), description="what is not followed, or followed in another way; what was hard to read")
@@ -152,8 +154,15 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
     request = told.request
     lost = [Note(key=name, problem="not a knob of this painter") for name in told.knobs if name not in parts]
     lost += [Note(key=name, problem="not followed by this painter") for name in sorted(request.asks - can)]
-    if request.start is not None and "start" in can:
-        lost.append(Note(key="start", problem=f"began with {request.start.picture.name}", suggestion="give it with --from"))
+    start = request.start if "start" in can else None
+    became = {"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}}
+    if start is not None:
+        lost += [
+            Note(key="start", problem=f"{what} {file.name}, which is not in the file", suggestion=f"give it with {flag}")
+            for what, file, flag in (("began with", start.picture, "--from"), ("painted under", start.mask, "--mask"))
+            if isinstance(file, Enclosed)
+        ]
+        became["start"] = f"with --from: strength {start.strength:g}, fit {start.fit}, fill {start.fill}"
     return Taken(
         prompt=request.prompt,
         negative=request.negative,
@@ -162,8 +171,9 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
         knobs=parts,
         toward=request.toward if "toward" in can else None,
         variation=request.variation if "variation" in can else None,
+        start=start,
         dialect="giverny",
-        became={"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}},
+        became=became,
         notes=tuple(lost),
     )
 
