@@ -110,7 +110,8 @@ def carry_out(recipe: Any, bench: Any, place: Path, folder: Path, voice: Voice) 
     for verdict in (*table.controls, *table.verdicts):
         voice.event("verdict", **verdict.model_dump(mode="json"))
     voice.event("table", csv=folder / "table.csv", page=page)
-    voice.say("\n".join([table.instrument, *(verdict.sentence for verdict in table.verdicts), f"page in {page}"]))
+    judged = [table.instrument, *(verdict.sentence for verdict in table.verdicts)] if recipe.measure else []
+    voice.say("\n".join([*judged, f"page in {page}"]))
     if stopped_early:
         voice.event("stopped")
         voice.say("stopped; everything is saved, and the same command goes on")

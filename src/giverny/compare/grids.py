@@ -76,14 +76,15 @@ def _named(name: str, parts: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def grid_sheet(table: Table, store: Path) -> np.ndarray:
-    """All pictures of a grid's first seed as one, uint8 (H, W, 3): the first axis runs across, the others down.
+    """All pictures of a grid's first seed as one, uint8 (H, W, 3): the first axis runs across, the second down, for each value
+    of further ones.
 
     Where a cell has no picture it is grey, with the reason below it. Raises InputError where there is none at all.
     """
     across, *down = table.experiment.axis
-    rows = {tuple(row.values.items()): row for row in table.rows if row.seed == table.experiment.seeds[0]}
-    lines = list(product(*([(axis.name, value) for value in axis.values] for axis in down)))
-    ordered = [rows[((across.name, value), *line)] for line in lines for value in across.values]
+    rows = {frozenset(row.values.items()): row for row in table.rows if row.seed == table.experiment.seeds[0]}
+    lines = list(product(*([(axis.name, value) for value in axis.values] for axis in reversed(down))))
+    ordered = [rows[frozenset({(across.name, value), *line})] for line in lines for value in across.values]
     found = [_shown(row, table.experiment.pictures, store) for row in ordered]
     shape = next((pixels.shape for pixels in found if pixels is not None), None)
     if shape is None:
