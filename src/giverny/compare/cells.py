@@ -185,7 +185,8 @@ class ExperimentRecipe(Recipe):
             both = sorted(max(a, b, key=len) for a, b in pairs if f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}."))
             if both:
                 raise ValueError(f"wanted axes that change different things; {one.name} and {two.name} both change {both[0]}")
-        for part in (part for axis in self.axis for change in axis.changes.values() for part in change.words):
+        changes = [*self.control, *(change for axis in self.axis for change in axis.changes.values())]
+        for part in dict.fromkeys(part for change in changes for part in change.words):
             if not any(part in prompt for prompt in self.prompts):
                 raise ValueError(f"wanted words that stand in a prompt; {part!r} does not")
         for cell in cells(self):
