@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from giverny.assembly import Bench, open_painter
 from giverny.assembly.published import add_published
@@ -182,6 +182,21 @@ def test_axes_of_prompts_words_seeds_and_models(place, home):
     rows = rows_of("grid", "a cat", "-m", "named", "--x", 'negative=dog,"a, b"', "--y", "size=16x16,24x16", *common)
     assert [provenance_of(store, row).request.negative for row in rows] == ["dog", "dog", "a, b", "a, b"]
     assert [provenance_of(store, row).request.size for row in rows] == [(16, 16), (24, 16)] * 2
+
+
+def test_a_lora_that_changed_is_painted_with_anew(place, home, monkeypatch):
+    models = home / "models"
+    (models / "lora").mkdir(parents=True)
+    file = models / "lora" / "ink.safetensors"
+    file.write_bytes((place / "lora" / "ink.safetensors").read_bytes())
+    monkeypatch.setenv("GIVERNY_MODELS", str(models))
+    words = ("grid", "a cat <lora:ink:0.5>", "-m", place / "one", "--x", "words=:0.5,:1", "--steps", 1, "--seed", 1)
+    words += ("--size", "16x16", "--store", home / "store")
+    first = rows_of(*words)
+    assert [row["painting"] for row in rows_of(*words)] == [row["painting"] for row in first]
+    stronger = {name: 2 * value for name, value in load_file(file).items()}
+    save_file(stronger, file)
+    assert not {row["painting"] for row in rows_of(*words)} & {row["painting"] for row in first}
 
 
 def rows_of(*words):

@@ -21,6 +21,7 @@ from ..compare.experiment import Settled
 from ..compare.units import picture_path
 from ..metrics.scores import KINDS
 from ..pipelines.measure import Measured, Shown, measure
+from .adapters import digests
 from .instruments import cache_folder, open_instrument, open_part
 from .opening import family, find_model, open_clip, open_judge, open_painter, published_path
 from .reading import load_recipe, open_source
@@ -50,6 +51,7 @@ def _seed(given: Any) -> int:
 
 # Of a cell's knobs those that are parts of a request. A seed is the first one's, to which a picture's own is added.
 ASKED: Mapping[str, Callable[[Any], Any]] = {"negative": str, "size": _size, "seed": _seed}
+ADAPTERS = "adapters"  # beside them: what pictures depend on as well
 
 
 class Bench:
@@ -80,6 +82,8 @@ class Bench:
             told = checked.model_dump(mode="json", exclude={"budget", "title", "prompts", "licence", "knobs"})
             model = {"recipe": told, "data": self._source(checked.data.source).fingerprint, "giverny": version("giverny")}
         settled = check(kind.knobs, {**own, **knobs}, "knobs").model_dump(mode="json")
+        if called := digests([*self.recipe.asked(0, cell)[0], asked.get("negative", "")]):
+            asked[ADAPTERS] = called
         return Settled(model, {**settled, **asked}, {name: self._instrument_of(name) for name in self.recipe.measure})
 
     def fingerprint(self, folder: Path) -> str:
@@ -159,7 +163,7 @@ class Bench:
     ) -> Generator[Any, None, None]:
         more = {name: knobs[name] for name in ASKED if name in knobs}
         first = more.pop("seed", 0)
-        settings = {name: value for name, value in knobs.items() if name not in ASKED}
+        settings = {name: value for name, value in knobs.items() if name not in (*ASKED, ADAPTERS)}
         asked = [
             Request(prompt=prompt, seed=first + seed, knobs=settings, id=str(i), **more)
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
