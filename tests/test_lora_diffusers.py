@@ -106,11 +106,11 @@ def test_a_lora_says_what_diffusers_makes_of_it(kind, spelling, tmp_path, monkey
             assert relative(one, other) < TOLERANCE
         plain = theirs()
         pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name="ink")
-        for weight in (1.0, draw.uniform(-1.5, 1.5)):
+        for weight in (1.0, draw.choice((-1, 1)) * draw.uniform(0.4, 1.5)):
             pipe.set_adapters(["ink"], [weight])
             for one, other, before in zip(ours(f"a red cat<lora:ink:{weight}>"), theirs(), plain, strict=True):
                 assert relative(one, other) < TOLERANCE, (kind, spelling, seed, weight)
-                assert relative(other, before) > 100 * TOLERANCE, "the LoRA does something"
+                assert relative(other, before) > 5 * TOLERANCE, "the LoRA does something"
         # text encoder and U-Net apart
         pipe.set_adapters(["ink"], [{"text_encoder": 0.3, "unet": 0.8}])
         for one, other in zip(ours("a red cat<lora:ink:0.3:0.8>"), theirs(), strict=True):
