@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python -m
-# k-diffusion's file of samplers and what it imports: the package itself would bring a great deal more.
-ORACLE := k-diffusion torchsde torchdiffeq trampoline
+# k-diffusion's file of samplers and what it imports, and the list of CLIP's words that open_clip carries: the packages
+# themselves would bring a great deal more.
+ORACLE := k-diffusion torchsde torchdiffeq trampoline open_clip_torch
 
 .PHONY: demo test test-slow check shelf bench clean help
 

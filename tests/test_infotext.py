@@ -98,6 +98,11 @@ def test_old_names_carry_sampler_and_schedule(name, split):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
+def told_of(path):
+    """What a file says of where its picture came from, but for what a JPEG adds: the digest of pixels it does not keep."""
+    return read_provenance(path).model_copy(update={"pixels": None})
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
 @pytest.mark.parametrize("prompt", ["a boot", "", 'größer: "靴 👟",\nzweite Zeile \\'])
 def test_every_kind_of_file_tells_web_interfaces_and_us(tmp_path, suffix, prompt):
@@ -105,7 +110,7 @@ def test_every_kind_of_file_tells_web_interfaces_and_us(tmp_path, suffix, prompt
     made = provenance(prompt=prompt, negative="ü", seed=2**63 - 1)
     path = tmp_path / f"a{suffix}"
     Picture(pixels, made).save(path)
-    assert read_provenance(path) == made and read_parameters(path) == parameters_of(made, (16, 24))
+    assert told_of(path) == made and read_parameters(path) == parameters_of(made, (16, 24))
     with Image.open(path) as image:
         if suffix == ".png":
             assert image.info["parameters"] == infotext(made, (16, 24))
@@ -117,7 +122,7 @@ def test_every_kind_of_file_tells_web_interfaces_and_us(tmp_path, suffix, prompt
         off = abs(np.asarray(image.convert("RGB")).astype(int) - pixels)
         if kept:
             image.save(tmp_path / f"again{suffix}", **kept)
-            assert read_provenance(tmp_path / f"again{suffix}") == made
+            assert told_of(tmp_path / f"again{suffix}") == made
     assert off.max() == 0 if suffix in (".png", ".webp") else off.mean() < 10
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 

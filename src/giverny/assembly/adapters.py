@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import InputError, nearest
+from ..checkpoints.hashes import noted
+from ..text.calls import extract
 from .places import user_models
 
 LORA, EMBEDDINGS = "lora", "embeddings"
@@ -31,6 +34,16 @@ def find_lora(name: str) -> Path:
         return path
     wanted = f"the path of a LoRA ({SUFFIXES[LORA][0]}), or the name of one in {user_models() / LORA}"
     raise InputError(wanted, repr(name), nearest(name, known))
+
+
+def digests(texts: Sequence[str]) -> dict[str, str]:
+    """{name: SHA-256} of the LoRAs that prompts call, and of the textual inversions whose words may stand in them. A name that
+    is not here is left out: whoever paints says so."""
+    called = {call.name for text in texts for call in extract(text)[1] if call.kind == "lora"}
+    files = {name: path for name, path in adapters(LORA).items() if name in called}
+    files |= {name: Path(name) for name in called - files.keys() if Path(name).is_file()}
+    words = {word: path for word, path in embeddings().items() if any(word.lower() in text.lower() for text in texts)}
+    return {name: noted(path) for name, path in {**words, **files}.items()}
 
 
 def embeddings() -> dict[str, Path]:

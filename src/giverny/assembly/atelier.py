@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from importlib.metadata import version
@@ -12,15 +12,18 @@ from typing import Any
 from ..base.contracts import Done, Failed, Instrument, Request, Score, Source
 from ..base.errors import InputError, choose
 from ..base.images import read_picture
+from ..base.infotext import read_size
 from ..base.recipe import check, override
+from ..checkpoints.model_files import digest_of
 from ..checkpoints.native import read_card
 from ..compare.cells import Cell, ExperimentRecipe
 from ..compare.experiment import Settled
 from ..compare.units import picture_path
 from ..metrics.scores import KINDS
 from ..pipelines.measure import Measured, Shown, measure
+from .adapters import digests
 from .instruments import cache_folder, open_instrument, open_part
-from .opening import family, find_model, open_clip, open_judge, open_painter
+from .opening import family, find_model, open_clip, open_judge, open_painter, published_path
 from .reading import load_recipe, open_source
 from .training import train
 
@@ -33,6 +36,24 @@ OF_WORDS = ("CLIP cosine", "CLIPScore", "CLIP percent", "R-precision")
 JUDGED = "judged "
 
 
+def _size(given: Any) -> list[int]:
+    size = read_size(str(given)) if isinstance(given, str) else None
+    if size is None:
+        raise InputError("a size such as 512x768", repr(given))
+    return list(size)
+
+
+def _seed(given: Any) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < 2**62:
+        raise InputError("a seed: a whole number from 0 on", repr(given))
+    return given
+
+
+# Of a cell's knobs those that are parts of a request. A seed is the first one's, to which a picture's own is added.
+ASKED: Mapping[str, Callable[[Any], Any]] = {"negative": str, "size": _size, "seed": _seed}
+ADAPTERS = "adapters"  # beside them: what pictures depend on as well
+
+
 class Bench:
     """compare.experiment.Atelier over recipes, models and data by name. Opens each thing once."""
 
@@ -40,13 +61,18 @@ class Bench:
         """stages: where trainings leave finished stages for one another (two cells of one seed may share an autoencoder)."""
         self.recipe, self.device, self.stages = recipe, device, stages
         self._sources: dict[str, Source] = {}
+        self._painter: tuple[tuple[Path, str], Any] | None = None  # the one that painted last
 
     # -- what a cell means ---------------------------------------------------------------------------------------------
 
     def settle(self, cell: Cell) -> Settled:
         knobs = override({}, cell.knobs)
+        asked = {name: read(knobs.pop(name)) for name, read in ASKED.items() if name in knobs}
         model: Mapping[str, Any] | Path
-        if cell.model is not None:
+        if cell.model is not None and (path := published_path(cell.model)) is not None:
+            model, painter = path, self._opened(path)
+            kind, own = family(painter.family), painter.defaults
+        elif cell.model is not None:
             model = find_model(cell.model)
             card = read_card(model)
             kind, own = family(card.family), card.knobs
@@ -56,10 +82,23 @@ class Bench:
             told = checked.model_dump(mode="json", exclude={"budget", "title", "prompts", "licence", "knobs"})
             model = {"recipe": told, "data": self._source(checked.data.source).fingerprint, "giverny": version("giverny")}
         settled = check(kind.knobs, {**own, **knobs}, "knobs").model_dump(mode="json")
-        return Settled(model, settled, {name: self._instrument_of(name) for name in self.recipe.measure})
+        if called := digests([*self.recipe.asked(0, cell)[0], asked.get("negative", "")]):
+            asked[ADAPTERS] = called
+        return Settled(model, {**settled, **asked}, {name: self._instrument_of(name) for name in self.recipe.measure})
 
     def fingerprint(self, folder: Path) -> str:
+        if published_path(folder) is not None:
+            return str(self._opened(folder).fingerprint)
         return read_card(find_model(folder)).fingerprint
+
+    def _opened(self, model: Path) -> Any:
+        """The painter of a model: the last one is kept, as long as its files are what they were."""
+        published = published_path(model) is not None
+        mark = model, digest_of(model) if published else read_card(find_model(model)).fingerprint
+        if self._painter is None or self._painter[0] != mark:
+            self._painter = None  # there may be no room for two
+            self._painter = mark, open_painter(model if published else find_model(model), self.device)
+        return self._painter[1]
 
     def _source(self, name: str) -> Source:
         if name not in self._sources:
@@ -114,6 +153,7 @@ class Bench:
 
     def train(self, training: Mapping[str, Any], seed: int, budget: float, folder: Path) -> Generator[Any, None, None]:
         recipe, source = load_recipe(seeded(training["recipe"], seed)), self._source(training["recipe"]["data"]["source"])
+        self._painter = None
         told = train(recipe, folder, budget, True, self.device, source, self.recipe.clock, self.stages)
         with closing(told) as told:  # type: ignore[type-var]
             yield from told
@@ -121,12 +161,15 @@ class Bench:
     def paint(
         self, model: Path, prompts: Sequence[str], knobs: Mapping[str, Any], seeds: Sequence[int], folder: Path
     ) -> Generator[Any, None, None]:
+        more = {name: knobs[name] for name in ASKED if name in knobs}
+        first = more.pop("seed", 0)
+        settings = {name: value for name, value in knobs.items() if name not in (*ASKED, ADAPTERS)}
         asked = [
-            Request(prompt=prompt, seed=seed, knobs=dict(knobs), id=str(i))
+            Request(prompt=prompt, seed=first + seed, knobs=settings, id=str(i), **more)
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
             if not picture_path(folder, i).is_file()
         ]
-        with closing(open_painter(find_model(model), self.device).paint(asked)) as events:  # type: ignore[type-var]
+        with closing(self._opened(model).paint(asked)) as events:
             for event in events:
                 if isinstance(event, Failed):
                     raise InputError("a picture", event.reason)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from ..base.errors import InputError
 from ..base.infotext import Parameters
+from ..checkpoints.hashes import DATA, OLD, SHORT, noted, old_hash
 from ..checkpoints.native import Card, read_card
 from .opening import models
 
@@ -22,8 +23,8 @@ class Match(NamedTuple):
 
 
 def identities(card: Card) -> Iterator[str]:
-    """Every hash a model answers to: its fingerprint, and the SHA-256 of each of its files and of what a published one is read
-    from. What is longer than what a file says counts by its beginning (A1111 writes 10 digits)."""
+    """Every whole hash a model's card says it answers to: its fingerprint, and the SHA-256 of each of its files and of what a
+    published one is read from. What is longer than what a file says counts by its beginning (A1111 writes 10 digits)."""
     yield card.fingerprint
     yield from card.files.values()
     if "model" in card.links:
@@ -33,17 +34,33 @@ def identities(card: Card) -> Iterator[str]:
 def match_model(parameters: Parameters, known: Mapping[str, Path] | None = None) -> Match | None:
     """The model here that a file means. known: {name: folder}, those that can be opened by name by default.
 
-    A hash counts before the name, from 10 digits on: A1111's old ones of 8 are of a part of the file. Of the name neither
-    the folder nor the ending nor capitals count. None where no model here is meant.
+    A hash counts before the name: 8 digits are the old hash, of a part of the file; 10 and more of all of it, and where no
+    file has that, 12 and more of its tensors alone. Of the name neither the folder nor the ending nor capitals count. None
+    where no model here is meant.
     """
     places = models() if known is None else known
     hashed = parameters.settings.get("Model hash", "").lower()
-    if len(hashed) >= 10:
-        for name, folder in places.items():
-            if any(whole.lower().startswith(hashed) for whole in identities(read_card(folder))):
+    for meant in (_by_card, _by_file):
+        for name, folder in places.items() if len(hashed) >= OLD else ():
+            if meant(folder, read_card(folder), hashed):
                 return Match(name, "hash")
     wanted = _bare(parameters.settings.get("Model", ""))
     return next((Match(name, "name") for name in places if _bare(name) == wanted), None)
+
+
+def _by_card(folder: Path, card: Card, hashed: str) -> bool:
+    return len(hashed) >= SHORT and any(whole.lower().startswith(hashed) for whole in identities(card))
+
+
+def _by_file(folder: Path, card: Card, hashed: str) -> bool:
+    """By what the card does not say of the single file that a published model is read from, where that is still there. The
+    digest of a large file's tensors is noted, so that it is worked out once."""
+    file = folder / card.links["model"].path if "model" in card.links else None
+    if file is None or not file.is_file():
+        return False
+    if len(hashed) == OLD:
+        return old_hash(file) == hashed
+    return len(hashed) >= DATA and file.suffix == ".safetensors" and noted(file, part="data").startswith(hashed)
 
 
 def model_meant(parameters: Parameters) -> str:

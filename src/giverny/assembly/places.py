@@ -12,3 +12,8 @@ def user_models() -> Path:
 
     named = os.environ.get("GIVERNY_MODELS")
     return Path(named) if named else user_data_path("giverny") / "models"
+
+
+def styles_file() -> Path:
+    """Where a user's saved styles are looked for, as `text.styles` reads them."""
+    return user_models() / "styles.csv"

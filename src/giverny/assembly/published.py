@@ -10,7 +10,7 @@ from ..base.errors import InputError
 from ..base.files import atomic_write, sha256_file
 from ..checkpoints.diffusers_folder import component_files
 from ..checkpoints.embeddings import read_embedding
-from ..checkpoints.hashes import data_hash, model_hash, old_hash
+from ..checkpoints.hashes import DATA, model_hash, noted, old_hash
 from ..checkpoints.lora import read_lora
 from ..checkpoints.model_files import digest_of, read_published
 from ..checkpoints.native import Link, read_card, write_card
@@ -121,7 +121,7 @@ def hashes_of(path: Path) -> dict[str, str]:
     digest = digest_of(path)
     if path.is_dir():
         return {"sha256": digest}
-    data = {"data": data_hash(path)} if path.suffix == ".safetensors" else {}
+    data = {"data": noted(path, part="data")[:DATA]} if path.suffix == ".safetensors" else {}
     return {"sha256": digest, "model": model_hash(digest), "old": old_hash(path)} | data
 
 

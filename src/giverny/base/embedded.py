@@ -22,14 +22,23 @@ from .errors import InputError
 from .images import png_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+JPEG_QUALITY = 95  # where none is said
 _FOLDER, _USER_COMMENT, _MAKER_NOTE = 0x8769, 0x9286, 0x927C
 _GRAPHS = (0x010E, 0x010F, 0x0110)  # description, make and model: where ComfyUI writes
 _OURS = b"giverny\0"
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 
 
-def picture_bytes(pixels: np.ndarray, suffix: str, words: Mapping[str, str]) -> bytes:
-    """A file of uint8 (H, W, 3). suffix: one of SUFFIXES, in any case. words: `parameters` and `giverny`, or none."""
+def keeps_pixels(suffix: str, quality: int | None = None) -> bool:
+    """Whether a file of this kind holds every pixel as it was: a PNG does, and a WebP without a quality."""
+    return suffix.lower() == ".png" or (suffix.lower() == ".webp" and quality is None)
+
+
+def picture_bytes(pixels: np.ndarray, suffix: str, words: Mapping[str, str], quality: int | None = None) -> bytes:
+    """A file of uint8 (H, W, 3). suffix: one of SUFFIXES, in any case. words: `parameters` and `giverny`, or none.
+
+    quality: 1 to 100, of JPEG and WebP; None: JPEG_QUALITY, and a WebP that keeps every pixel.
+    """
     kind = suffix.lower()
     if kind not in SUFFIXES:
         raise InputError(f"a file name that ends in {', '.join(SUFFIXES)}", repr(suffix))
@@ -38,11 +47,11 @@ def picture_bytes(pixels: np.ndarray, suffix: str, words: Mapping[str, str]) -> 
     exif = _exif(words) if words else b""
     out, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
     if kind == ".webp":
-        image.save(out, "WEBP", lossless=True, exif=exif)
+        image.save(out, "WEBP", lossless=quality is None, quality=quality or 80, exif=exif)
         return out.getvalue()
     if len(exif) > 65533:  # a segment's length has 16 bits, and counts its own two
         raise InputError("words of at most 64 kB for a JPEG", f"{len(exif)} bytes of them", "Write PNG or WebP.")
-    image.save(out, "JPEG", quality=95, subsampling=0, exif=exif)
+    image.save(out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, exif=exif)
     return out.getvalue()
 
 

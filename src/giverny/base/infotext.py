@@ -150,6 +150,7 @@ def parameters_of(provenance: Provenance, size: tuple[int, int] | None = None) -
         "UniPC order" if folded(plain) == "unipc" else "Order": knobs.get("order") or None,
         "Toward": toward and toward.prompt,
         "Toward share": toward and toward.share,
+        "Styles": ", ".join(request.styles) if request.styles else None,
         "Version": f"giverny {provenance.versions.get('giverny', '')}".strip(),
         **{key: value for key, knob, usual in _PLAIN if (value := knobs.get(knob, usual)) != usual},
         **_start(provenance),

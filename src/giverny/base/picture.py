@@ -6,6 +6,7 @@ interfaces read (`infotext.py`); where they lie in a file is `embedded.py`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from .embedded import picture_bytes, read_words
+from .embedded import keeps_pixels, picture_bytes, read_words
 from .errors import InputError
 from .files import atomic_write
 from .images import png_bytes
@@ -76,6 +77,7 @@ class Request(Frozen):
     variation: Variation | None = Field(None, description="another seed, part of the way")
     start: Start | None = Field(None, description="a picture to start from, whole or under a mask")
     batch: BatchRow | None = Field(None, description="the row of a draw for several pictures")
+    styles: tuple[str, ...] | None = Field(None, description="saved styles whose words are in the prompts already, by name")
 
     @property
     def asks(self) -> frozenset[str]:
@@ -85,7 +87,8 @@ class Request(Frozen):
     @model_serializer(mode="wrap")
     def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Optional parts not in use are left out: files and messages without them stay as short as they were."""
-        return {name: value for name, value in plain(self).items() if value is not None or name not in _OPTIONAL}
+        short = (*_OPTIONAL, "styles")
+        return {name: value for name, value in plain(self).items() if value is not None or name not in short}
 
 
 class Provenance(Frozen):
@@ -106,6 +109,11 @@ class Provenance(Frozen):
     decoded: str = ""  # how, where it was not whole and with its batch: "one by one", or "tiles of 40" latents
     seconds: float = 0.0  # per picture, of its batch
     further: dict[str, str] = Field(default_factory=dict)  # more of its infotext, such as "VAE hash" or "Lora hashes"
+    pixels: str | None = None  # `Picture.digest`, in files that do not keep every pixel
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if value is not None or name != "pixels"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,27 +128,32 @@ class Picture:
     def size(self) -> tuple[int, int]:
         return int(self.pixels.shape[1]), int(self.pixels.shape[0])
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its size and pixels."""
+        return hashlib.sha256(b"%d x %d " % self.size + np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+
     def _repr_png_(self) -> bytes:
         return png_bytes(self.pixels)
 
-    def save(self, path: Any) -> None:
-        """Write as PNG, JPEG or WebP, as the name ends (atomic), with provenance in the file."""
-        write_picture(path, self)
+    def save(self, path: Any, quality: int | None = None) -> None:
+        """Write as PNG, JPEG or WebP, as the name ends (atomic), with provenance in the file. quality: `write_picture`."""
+        write_picture(path, self, quality)
 
 
-def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
+def write_picture(path: str | os.PathLike[str], picture: Picture, quality: int | None = None) -> None:
     """Write a PNG, JPEG or WebP, as the name ends (whole or not at all); with provenance, its infotext and its JSON.
 
-    PNG and WebP keep every pixel; JPEG is of quality 95. Raises InputError for other endings, and where a JPEG has no
-    room for so many words.
+    quality: 1 to 100, of JPEG and WebP; without, PNG and WebP keep every pixel, and JPEG is of quality 95. Where pixels are
+    not kept the JSON holds their digest, so that `giverny reproduce` can tell all the same. Raises InputError for other
+    endings, and where a JPEG has no room for so many words.
     """
+    told, suffix = picture.provenance, Path(path).suffix
     words = {}
-    if picture.provenance is not None:
-        words = {
-            "parameters": infotext(picture.provenance, picture.size),
-            "giverny": picture.provenance.model_dump_json(),
-        }
-    atomic_write(path, picture_bytes(picture.pixels, Path(path).suffix, words))
+    if told is not None:
+        kept = told.model_copy(update={"pixels": None if keeps_pixels(suffix, quality) else picture.digest})
+        words = {"parameters": infotext(told, picture.size), "giverny": kept.model_dump_json()}
+    atomic_write(path, picture_bytes(picture.pixels, suffix, words, quality))
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:

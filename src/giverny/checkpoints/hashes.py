@@ -12,6 +12,7 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Literal
 
 from ..base.errors import InputError
 from ..base.files import atomic_write, sha256_file
@@ -33,14 +34,19 @@ def old_hash(path: Path) -> str:
 
 
 def data_hash(path: Path) -> str:
-    """12 digits over the tensors of a safetensors file without its header ("Lora hashes"): notes do not change it."""
+    """The first 12 digits of `data_digest` ("Lora hashes"; of a model Civitai's "AutoV3")."""
+    return data_digest(path)[:DATA]
+
+
+def data_digest(path: Path) -> str:
+    """64 digits over the tensors of a safetensors file without its header: notes do not change it."""
     with _opened(path) as file:
         head = file.read(8)
         size = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
         if not 0 <= size <= path.stat().st_size - 8:
             raise InputError("a whole safetensors file", str(path))
         file.seek(8 + size)
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DATA]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(path: Path, files: tuple[Path, ...] = (), notes: Path | None = None) -> str:
@@ -51,9 +57,9 @@ def sha256_of(path: Path, files: tuple[Path, ...] = (), notes: Path | None = Non
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def noted(path: Path, notes: Path | None = None) -> str:
+def noted(path: Path, notes: Path | None = None, part: Literal["file", "data"] = "file") -> str:
     """A file's SHA-256, looked up by path, size and time of change in `notes` (default: in the user's cache) if it was
-    worked out before. Where nothing can be written there it is worked out each time."""
+    worked out before. Where nothing can be written there it is worked out each time. part: "data" for `data_digest`."""
     from platformdirs import user_cache_path
 
     notes = notes or user_cache_path("giverny", appauthor=False) / "hashes.json"
@@ -63,12 +69,14 @@ def noted(path: Path, notes: Path | None = None) -> str:
         known = json.loads(notes.read_text("utf-8"))
     except (OSError, ValueError):
         known = {}
-    entry = known.get(str(path.resolve())) if isinstance(known, dict) else None
+    known = known if isinstance(known, dict) else {}
+    name = str(path.resolve()) if part == "file" else f"{path.resolve()} ({part})"
+    entry = known.get(name)
     if isinstance(entry, list) and entry[:2] == mark and len(entry) == 3:
         return str(entry[2])
-    digest = sha256_file(path)
+    digest = sha256_file(path) if part == "file" else data_digest(path)
     with contextlib.suppress(InputError):
-        atomic_write(notes, json.dumps({**known, str(path.resolve()): [*mark, digest]}, indent=0))
+        atomic_write(notes, json.dumps({**known, name: [*mark, digest]}, indent=0))
     return digest
 
 

@@ -15,6 +15,8 @@ COMMANDS = {  # name -> what `giverny --help` says of it
     "train": "Train a model from a recipe.",
     "measure": "How good a model's pictures are, or those of a folder, beside real ones.",
     "compare": "An experiment, or a grid of settings, as a table and a page.",
+    "styles": "Saved styles, parts of prompts under a name.",
+    "grid": "One prompt under many settings, as a labelled sheet.",
     "models": "Models that can be opened by name.",
     "data": "Named data sets: where they come from, under which licence.",
     "doctor": "What this machine can do, and what is missing.",

@@ -22,25 +22,32 @@ def begun_from(
     requests: list[Any],
     size: tuple[int, int] | None,
     voice: Voice,
+    before: Any = None,
 ) -> list[Any]:
     """The requests, begun with a picture where one is named.
 
-    over: what was said of it, by the names of the flags; begun: how another picture began; size: what --size says.
+    over: what was said of it, by the names of the flags; begun: how another picture began; size: what --size says; before: the
+    Start of that other picture, where it is one of ours.
     """
     from ..base.errors import InputError
-    from ..pipelines.image2image import PADDING, extended, only_masked, start_from
+    from ..pipelines.image2image import PADDING, extended, only_masked, others_than, start_from
 
     if origin is None:
         if over:
             flags = ", ".join("--" + name.replace("_", "-") for name in over)
             raise click.UsageError(f"{flags}: wants a picture with --from.")
         return requests
-    told = {**begun, **{name.removeprefix("mask_"): value for name, value in over.items()}}
+    told = {**begun, **({"mask": "alpha"} if before is not None and before.mask == "alpha" else {})}
+    told |= {name.removeprefix("mask_"): value for name, value in over.items()}
     around, padding = told.pop("only_masked", False), told.pop("padding", PADDING)
     margins, overlap = told.pop("extend", None), told.pop("overlap", None)
     if told.get("mask", "alpha") != "alpha":
         told["mask"] = Path(told["mask"])
     start = start_from(origin, **told)
+    others = others_than(start, before) if before is not None else []
+    for other in others:
+        voice.say(f"note: {other}")
+    around = around and ("only_masked" in over or start.masked)  # a mask of a picture like this one is to be given again
     if margins is not None:
         if size and not around:
             raise InputError(
@@ -52,7 +59,9 @@ def begun_from(
             requests = [request.model_copy(update={"size": canvas}) for request in requests]
     elif overlap is not None:
         raise click.UsageError("--overlap: wants --extend.")
-    if around:
+    if around and before is not None and before.box is not None and not others and not over.keys() & {"padding", "extend"}:
+        start = start.model_copy(update={"box": before.box})
+    elif around:
         start = only_masked(start, requests[0].size or painter.size, padding)
     return [request.model_copy(update={"start": start}) for request in requests]
 

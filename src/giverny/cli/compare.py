@@ -54,7 +54,7 @@ def command(
     from ..assembly import Bench, find_recipe
     from ..base.errors import InputError
     from ..compare.cells import read_experiment
-    from ..compare.experiment import Ended, Finished, Planned, Told, Working, run_experiment, survey
+    from ..compare.experiment import survey
     from ..compare.experiment_page import write_experiment_page
     from ..compare.grids import grid_of
 
@@ -75,6 +75,14 @@ def command(
         table = survey(recipe, bench, place)
         voice.say(f"page in {write_experiment_page(table, place, folder)}")
         return
+    carry_out(recipe, bench, place, folder, voice)
+
+
+def carry_out(recipe: Any, bench: Any, place: Path, folder: Path, voice: Voice) -> Any:
+    """Run an experiment and write its page; the table. place: the store. Leaves the program where it was stopped early."""
+    from ..compare.experiment import Ended, Finished, Planned, Told, Working, run_experiment, survey
+    from ..compare.experiment_page import write_experiment_page
+
     ended: Any = None
     stopped_early = False
     running = closing(run_experiment(recipe, bench, place, folder))
@@ -102,11 +110,13 @@ def command(
     for verdict in (*table.controls, *table.verdicts):
         voice.event("verdict", **verdict.model_dump(mode="json"))
     voice.event("table", csv=folder / "table.csv", page=page)
-    voice.say("\n".join([table.instrument, *(verdict.sentence for verdict in table.verdicts), f"page in {page}"]))
+    judged = [table.instrument, *(verdict.sentence for verdict in table.verdicts)] if recipe.measure else []
+    voice.say("\n".join([*judged, f"page in {page}"]))
     if stopped_early:
         voice.event("stopped")
         voice.say("stopped; everything is saved, and the same command goes on")
         raise SystemExit(INTERRUPTED)
+    return table
 
 
 def _at_work(event: Any) -> str:

@@ -13,9 +13,11 @@ import click
 from ..painters.diffusion.knobs import DiffusionKnobs
 from .begun import FILLS, begun_from, parse_margins
 from .knob_flags import knob_flags
+from .lists import in_styles, lines_of
 from .voice import Voice, speaks
 
 PREVIEW_EVERY = 0.5  # seconds
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 @click.command("paint")
@@ -40,6 +42,23 @@ PREVIEW_EVERY = 0.5  # seconds
 @click.option("--extend", default=None, metavar="SIDE=PIXELS,...", help="With --from: a larger canvas, as left=64,top=32.")
 @click.option("--overlap", type=click.IntRange(0, 1024), default=None, help="With --extend: pixels of the picture that change.")
 @click.option("--fit", type=click.Choice(["crop", "pad", "stretch"]), default=None, help="How the picture comes to the size.")
+@click.option(
+    "--prompts",
+    "listed",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="A list of prompts: a line each (settings may follow, as --steps 20), or a table (.csv, .tsv, .jsonl).",
+)
+@click.option("--style", "styles", multiple=True, metavar="NAME", help="A saved style around every prompt; once for each.")
+@click.option(
+    "--styles",
+    "style_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Where styles are saved.  [styles.csv of your models' folder]",
+)
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures per prompt.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the first picture; the k-th has seed + k. [random]")
 @click.option("--negative", default=None, help="What to move away from.")
@@ -52,6 +71,13 @@ PREVIEW_EVERY = 0.5  # seconds
     default=Path("outputs"),
     show_default=True,
     help="Folder for the pictures.",
+)
+@click.option("--format", "form", type=click.Choice(["png", "jpeg", "webp"]), default="png", show_default=True)
+@click.option(
+    "--quality", type=click.IntRange(1, 100), default=None, help="Of jpeg and webp.  [jpeg: 95, webp: every pixel is kept]"
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=None, help="Pictures painted together at most.  [what the painter takes]"
 )
 @click.option("--trace", is_flag=True, help="Also write the way from noise to picture, into trace/.")
 @click.option(
@@ -85,12 +111,18 @@ def command(
     extend: str | None,
     overlap: int | None,
     fit: str | None,
+    listed: Path | None,
+    styles: tuple[str, ...],
+    style_file: Path | None,
     count: int,
     seed: int | None,
     negative: str | None,
     size: str | None,
     model: str | None,
     out: Path,
+    form: str,
+    quality: int | None,
+    batch: int | None,
     trace: bool,
     preview: Path | None,
     settings: tuple[str, ...],
@@ -100,11 +132,13 @@ def command(
     voice: Voice,
     **flags: Any,
 ) -> None:
-    """Paint PROMPTs. Pictures are 00000.png, 00001.png, ..., overviews sheet-*.png; existing files are never replaced.
+    """Paint PROMPTs. Pictures are 00000.png, 00001.png, ..., overviews sheet-*.png; existing files are never replaced, and
+    what is done when you stop it (Ctrl-C) is there.
 
     \b
     giverny paint "a red dress" -n 4
     giverny paint "a dress" "a coat" --steps 30 --guidance 2 -o clothes --trace
+    giverny paint --prompts list.txt --style "oil painting" --format webp
     giverny paint --like picture.png --steps 50
     giverny paint "a blue dress" --from dress.png --strength 0.5
     giverny paint "a blue dress" --from dress.png --mask mask.png --only-masked
@@ -116,28 +150,36 @@ def command(
     from ..base.recipe import override
     from ..pipelines.text2image import requests_for
 
-    if not prompts and file is None:
-        raise click.UsageError("Missing argument 'PROMPT...', or --like FILE.")
+    if not prompts and file is None and listed is None:
+        raise click.UsageError("Missing argument 'PROMPT...', or --prompts FILE, or --like FILE.")
+    if quality is not None and form == "png":
+        raise click.UsageError("--quality: wants --format jpeg or webp; PNG keeps every pixel.")
     wanted_size = parse_size(size) if size else None
     knobs = override({k: v for k, v in flags.items() if v is not None}, settings)
     painter = open_painter(model or (model_of(file) if file else DEFAULT_MODEL), device, precision, backend)
     first = secrets.randbelow(2**32) if seed is None else seed
+    lines = lines_of(prompts, listed, painter, voice)
+    prompts = tuple(line.prompt for line in lines)
     begun: dict[str, Any] = {}  # how a picture of --like began, but for what it began with
+    before: Any = None  # the same of a picture of ours, whole
     if file is None:
         requests = requests_for(prompts, count, first, negative or "", wanted_size, knobs)
     else:
         taken = pattern_of(file, painter, voice)
-        pattern, begun = taken.request(first), taken.start
+        taken = pattern_of(file, painter, voice)
+        pattern, begun, before = taken.request(first), taken.start, taken.before
         first = pattern.seed if seed is None else seed
         words, away = prompts or (pattern.prompt,), pattern.negative if negative is None else negative
         parts = {"toward": pattern.toward, "variation": pattern.variation, "batch": pattern.batch}
         requests = requests_for(words, count, first, away, wanted_size or pattern.size, {**pattern.knobs, **knobs}, parts)
+    requests = [lines[i // count].of(request, i % count) for i, request in enumerate(requests)] if lines else requests
+    requests = in_styles(requests, styles, style_file)
     over = {"strength": strength, "mask": mask, "mask_blur": blur, "mask_invert": invert or None, "fill": fill, "fit": fit,
             "only_masked": only_masked or None, "padding": padding, "overlap": overlap,
             "extend": parse_margins(extend) if extend else None}  # fmt: skip
     given = {name: value for name, value in over.items() if value is not None}
-    requests = begun_from(origin, given, begun, painter, requests, wanted_size, voice)
-    pictures = paint_into(painter, requests, out, trace, voice, preview)
+    requests = begun_from(origin, given, begun, painter, requests, wanted_size, voice, before)
+    pictures = paint_into(painter, requests, out, trace, voice, preview, form, quality, batch)
     voice.say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}, seed {first}")
 
 
@@ -177,11 +219,19 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def paint_into(
-    painter: Any, requests: list[Any], out: Path, trace: bool, voice: Voice, preview: Path | None = None
+    painter: Any,
+    requests: list[Any],
+    out: Path,
+    trace: bool,
+    voice: Voice,
+    preview: Path | None = None,
+    form: str = "png",
+    quality: int | None = None,
+    batch: int | None = None,
 ) -> list[Any]:
     """Paint, writing each picture as soon as it is done; then the sheet, and the evolution where it was traced.
 
-    preview: a PNG that shows the pictures on their way.
+    preview: a PNG that shows the pictures on their way. batch: pictures painted together at most.
     """
     from contextlib import closing
 
@@ -192,17 +242,26 @@ def paint_into(
 
     out.mkdir(parents=True, exist_ok=True)
     first = next_number(out)
-    files = {r.id: out / f"{first + i:05d}.png" for i, r in enumerate(requests)}
+    files = {r.id: out / f"{first + i:05d}{SUFFIXES[form]}" for i, r in enumerate(requests)}
     done: dict[str, Any] = {}
     failed: list[str] = []
-    painting = paint_over(painter, requests, previews=preview is not None, trace=trace)
-    painting = painting if preview is None else previewed(painting, preview)
-    with closing(outcomes(painting, len(requests), "painting", voice, files)) as events:
-        for event in events:
-            if isinstance(event, Done):
-                done[event.id] = event.artifact
-            else:
-                failed.append(event.reason)
+
+    def painting() -> Generator[Any, None, None]:
+        together = batch or len(requests)
+        for i in range(0, len(requests), together):
+            yield from paint_over(painter, requests[i : i + together], previews=preview is not None, trace=trace)
+
+    shown = painting() if preview is None else previewed(painting(), preview)
+    with closing(outcomes(shown, len(requests), "painting", voice, files, quality)) as events:
+        try:
+            for event in events:
+                if isinstance(event, Done):
+                    done[event.id] = event.artifact
+                else:
+                    failed.append(event.reason)
+        except KeyboardInterrupt:
+            voice.say(f"{len(done)} of {len(requests)} pictures are done, in {out}")
+            raise
     pictures = [done[r.id] for r in requests if r.id in done]
     if pictures:
         sheet = out / f"sheet-{first:05d}.png"
@@ -218,7 +277,9 @@ def paint_into(
     return pictures
 
 
-def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[str, Path]) -> Generator[Any, None, None]:
+def outcomes(
+    painting: Any, count: int, what: str, voice: Voice, files: Mapping[str, Path], quality: int | None = None
+) -> Generator[Any, None, None]:
     """Show how a painting of `count` pictures moves on, and give out what became of each request, Done or Failed.
 
     files: {id of a request: where its picture is written, as soon as it is done}. Closing this closes the painting.
@@ -237,10 +298,10 @@ def outcomes(painting: Any, count: int, what: str, voice: Voice, files: Mapping[
                 reached[event.id] = 1
                 move(sum(reached.values()), total=count)
                 if isinstance(event, Done) and event.id in files:
-                    event.artifact.save(files[event.id])
+                    file = saved(event.artifact, files[event.id], quality, voice)
                     told = event.artifact.provenance
                     request = told.request.model_dump(include={"prompt", "seed"}) if told else {}
-                    voice.event("picture", file=files[event.id], **request)
+                    voice.event("picture", file=file, **request)
                 yield event
 
 
@@ -269,6 +330,21 @@ def previewed(painting: Any, file: Path) -> Generator[Any, None, None]:
         atomic_write(file, png_bytes(grid(list(seen.values()))))
 
 
+def saved(picture: Any, file: Path, quality: int | None, voice: Voice) -> Path:
+    """Write a picture; as PNG where a file of the kind that was wanted has no room for its words. Returns the file."""
+    from ..base.errors import InputError
+
+    try:
+        picture.save(file, quality)
+        return file
+    except InputError as error:
+        if file.suffix != SUFFIXES["jpeg"]:
+            raise
+        voice.say(f"note: {file.stem} is written as PNG: {error}")
+        picture.save(file.with_suffix(".png"))
+        return file.with_suffix(".png")
+
+
 def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:
     """Per picture a strip of all moments and a moving picture of the same."""
     from ..base.images import write_gif
@@ -289,5 +365,5 @@ def columns_for(requests: list[Any]) -> int | None:
 
 def next_number(folder: Path) -> int:
     """The first number that no picture in the folder bears yet."""
-    taken = [int(p.stem) for p in folder.glob("*.png") if p.stem.isdigit()]
+    taken = [int(p.stem) for p in folder.iterdir() if p.suffix in SUFFIXES.values() and p.stem.isdigit()]
     return max(taken, default=-1) + 1

@@ -33,17 +33,21 @@ def command(file: Path, model: str | None, out: Path | None, voice: Voice) -> No
     same_shape = before.shape == again.pixels.shape
     off = abs(before - again.pixels.astype(int)) if same_shape else None
     most, count = (int(off.max()), int((off.max(axis=-1) > 0).sum())) if off is not None else (255, -1)
+    lossy = told is not None and told.pixels is not None
+    same = again.digest == told.pixels if lossy else most == 0
     for name, (then, now) in differing.items():
         voice.say(f"differs: {name} was {then}, is {now}")
-    if most == 0:
+    if same and lossy:
+        voice.say(f"the same picture: every pixel is what {file} was made from, which does not keep them all")
+    elif same:
         voice.say(f"the same picture: every pixel of {file} is equal")
     elif count < 0:
         voice.say(f"not the same picture: {before.shape[1]} x {before.shape[0]} then, {again.size[0]} x {again.size[1]} now")
     else:
-        lossy = ", as JPEG changes them" if file.suffix.lower() in (".jpg", ".jpeg") else ""
-        voice.say(f"not the same picture: {count} pixels differ, by at most {most} of 255{lossy}")
-    voice.event("reproduced", file=file, same=most == 0, pixels=count, most=most, differs=differing)
-    sys.exit(0 if most == 0 else 1)
+        kind = ", as JPEG changes them" if file.suffix.lower() in (".jpg", ".jpeg") else ""
+        voice.say(f"not the same picture: {count} pixels differ, by at most {most} of 255{kind}")
+    voice.event("reproduced", file=file, same=same, pixels=count, most=most, differs=differing)
+    sys.exit(0 if same else 1)
 
 
 def repaint_ours(file: Path, told: Any, model: str | None) -> tuple[Any, dict[str, tuple[Any, Any]]]:

@@ -65,13 +65,19 @@ class Change(Frozen):
 
     model: str | None = Field(None, description="a finished model instead of a training")
     overrides: Assignments = Field((), description='entries of the recipe, such as "denoiser.loop.batch=64"')
-    knobs: Assignments = Field((), description='settings of the painting, such as "guidance=3"; these train nothing anew')
+    knobs: Assignments = Field(
+        (), description='settings of the painting, such as "guidance=3", and of what is asked for ("negative=...", '
+        '"size=512x768", "seed=5"); these train nothing anew',
+    )  # fmt: skip
+    words: dict[Annotated[str, Field(min_length=1)], str] = Field(
+        default_factory=dict, description="what stands in the prompts -> what stands there instead"
+    )
 
     @property
     def touched(self) -> set[str]:
         """What is changed, whatever it is changed to."""
         named = {f"{kind}.{a.partition('=')[0].strip()}" for kind in ("overrides", "knobs") for a in getattr(self, kind)}
-        return named | ({"model"} if self.model is not None else set())
+        return named | {f"words.{part}" for part in self.words} | ({"model"} if self.model is not None else set())
 
 
 class Axis(Frozen):
@@ -106,6 +112,7 @@ class Cell(Frozen):
     model: str | None  # where there is one, nothing is trained
     overrides: tuple[str, ...] = ()
     knobs: tuple[str, ...] = ()
+    words: dict[str, str] = Field(default_factory=dict)
     share: float = 1.0
 
     @property
@@ -178,6 +185,10 @@ class ExperimentRecipe(Recipe):
             both = sorted(max(a, b, key=len) for a, b in pairs if f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}."))
             if both:
                 raise ValueError(f"wanted axes that change different things; {one.name} and {two.name} both change {both[0]}")
+        changes = [*self.control, *(change for axis in self.axis for change in axis.changes.values())]
+        for part in dict.fromkeys(part for change in changes for part in change.words):
+            if not any(part in prompt for prompt in self.prompts):
+                raise ValueError(f"wanted words that stand in a prompt; {part!r} does not")
         for cell in cells(self):
             if cell.model is not None and (cell.overrides or cell.share != 1):
                 raise ValueError(f"wanted knobs alone for a finished model ({cell.label}); overrides and share need a training")
@@ -185,9 +196,11 @@ class ExperimentRecipe(Recipe):
                 raise ValueError(f"wanted a budget for what is trained ({cell.label})")
         return self
 
-    def asked(self, seed: int) -> tuple[list[str], list[int]]:
-        """The prompt and the painting seed of every picture of a row. All cells are asked the same."""
+    def asked(self, seed: int, cell: Cell | None = None) -> tuple[list[str], list[int]]:
+        """The prompt and the painting seed of every picture of a row. All cells are asked the same, but for a cell's words."""
         prompts = [self.prompts[i % len(self.prompts)] for i in range(self.pictures)]
+        for part, other in cell.words.items() if cell else ():
+            prompts = [prompt.replace(part, other) for prompt in prompts]
         return prompts, [seed * APART + i for i in range(self.pictures)]
 
 
@@ -216,6 +229,7 @@ def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Cha
         model=model,
         overrides=sum((change.overrides for change in changes), recipe.overrides),
         knobs=sum((change.knobs for change in changes), recipe.knobs),
+        words={part: other for change in changes for part, other in change.words.items()},
         share=control.share if control else 1.0,
     )
 

@@ -196,7 +196,7 @@ class Engine:
             model = settled.model
             if not isinstance(model, Path):
                 model = yield from self._training(model, seed, cell.share, facts)
-            asked = self.recipe.asked(seed)
+            asked = self.recipe.asked(seed, cell)
             pictures = yield from self._painting(settled, model, asked, facts)
             yield from self._measuring(settled, pictures, asked, facts)
         except Unable as error:

@@ -260,7 +260,8 @@ def conditions_of(found: Found, table: Table) -> Conditions:
     for cell in cells(table.experiment):
         rows = [row for row in table.rows if row.label == cell.label]
         facts: dict[str, Any] = {"model": cell.model} if cell.model is not None else {"share of the budget": cell.share}
-        facts["changed"] = "; ".join((*cell.overrides, *cell.knobs)) or "nothing"
+        replaced = (f"{part!r} is {other!r}" for part, other in cell.words.items())
+        facts["changed"] = "; ".join((*cell.overrides, *cell.knobs, *replaced)) or "nothing"
         for row in reversed(rows):  # the first seed last, so that it is the one that is told
             facts |= _facts(found, units, row)
         told[cell.label] = {head: {name: _told(part) for name, part in _flat(value, head)} for head, value in facts.items()}

@@ -69,6 +69,16 @@ def extended(start: Start, margins: Margins, step: int, overlap: int | None = No
     return made, (wide + left + right, high + top + bottom)
 
 
+def others_than(start: Start, before: Start) -> list[str]:
+    """A sentence for each file of a start that is another than a recorded start says. before: of a picture's provenance."""
+    files = {"picture": (start.picture, before.picture), "mask": (start.mask, before.mask)}
+    return [
+        f"{now.name} is another {what} than {then.name}, with which it began (SHA-256 {then.sha256[:12]}...)"
+        for what, (now, then) in files.items()
+        if isinstance(now, Enclosed) and isinstance(then, Enclosed) and now.sha256 != then.sha256
+    ]
+
+
 def only_masked(start: Start, size: tuple[int, int], padding: int = PADDING) -> Start:
     """A start from what is around the mask alone, which is painted at `size` (width, height) and pasted back.
 

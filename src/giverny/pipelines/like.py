@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from ..base.contracts import BatchRow, Frozen, Knobs, Provenance, Request, Toward, Variation
+from ..base.contracts import BatchRow, Frozen, Knobs, Provenance, Request, Start, Toward, Variation
 from ..base.errors import InputError
 from ..base.infotext import Dialect, Note, Parameters, read_size
+from ..base.start import Enclosed
 from ..sampling.names import FACTS
 from .like_start import BEGUN, begun, begun_as
 from .sampler_meant import sampler_meant, version
@@ -39,6 +40,7 @@ class Taken(Frozen):
         description="of a picture that began with another: the arguments of `image2image.start_from` that its file says, "
         "and only_masked, padding, extend, overlap; the picture itself no file names",
     )
+    before: Start | None = Field(None, description="of a picture of ours: how it began, whole but for its files")
     dialect: Dialect = "a1111"
     became: dict[str, str] = Field(default_factory=dict, description="{setting: what it became here}")
     notes: tuple[Note, ...] = Field((), description="what is not followed, or followed in another way; what was hard to read")
@@ -152,7 +154,7 @@ def like(parameters: Parameters, knobs: type[Knobs], can: frozenset[str] = froze
     for key, value in parameters.settings.items():
         if key in FOLLOWED:
             work.follow(key, FOLLOWED[key], value)
-        elif key not in APART:
+        elif key not in APART and not (key == "Styles" and parameters.dialect == "giverny"):  # ours are in the words
             work.note(key, "is not followed here")
     if parameters.dialect == "a1111" and "RNG" not in parameters.settings and parameters.settings:
         work.follow("RNG", FOLLOWED["RNG"], "GPU")
@@ -182,8 +184,15 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
     request = told.request
     lost = [Note(key=name, problem="not a knob of this painter") for name in told.knobs if name not in parts]
     lost += [Note(key=name, problem="not followed by this painter") for name in sorted(request.asks - can)]
-    if request.start is not None and "start" in can:
-        lost.append(Note(key="start", problem=f"began with {request.start.picture.name}", suggestion="give it with --from"))
+    start = request.start if "start" in can else None
+    became = {"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}}
+    if start is not None:
+        lost += [
+            Note(key="start", problem=f"{what} {file.name}, which is not in the file", suggestion=f"give it with {flag}")
+            for what, file, flag in (("began with", start.picture, "--from"), ("painted under", start.mask, "--mask"))
+            if isinstance(file, Enclosed)
+        ]
+        became["start"] = f"with --from: strength {start.strength:g}, fit {start.fit}, fill {start.fill}"
     return Taken(
         prompt=request.prompt,
         negative=request.negative,
@@ -193,9 +202,10 @@ def like_ours(told: Provenance, knobs: type[Knobs], can: frozenset[str] = frozen
         toward=request.toward if "toward" in can else None,
         variation=request.variation if "variation" in can else None,
         batch=request.batch if "batch" in can else None,
-        start=begun_as(request.start) if request.start is not None and "start" in can else {},
+        start=begun_as(start) if start is not None else {},
+        before=start,
         dialect="giverny",
-        became={"seed": f"seed {request.seed}", **{name: f"{name} = {value}" for name, value in parts.items()}},
+        became=became,
         notes=tuple(lost),
     )
 

@@ -35,24 +35,29 @@ def read_prompts(path: str | Path, column: str | None = None, category: str | No
     for a row without a prompt.
     """
     path = Path(path)
-    ending = path.suffix.lower()
-    choose(ending, ENDINGS, f"ending of a file of prompts ({path})")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError("a readable file of prompts", f"{path}: {error.strerror or error}", "check the path") from error
+    ending, raw = path.suffix.lower(), read_file(path)
     if ending == ".txt":
         if column or category:
             raise InputError("a table, to choose columns of", f"{path}, which has one prompt a line")
         rows = [PromptRow(prompt) for prompt in tidy(decode(raw, str(path)).splitlines())]
     else:
-        rows = _of_table(_table(raw, ending, str(path)), str(path), column, category)
+        rows = _of_table(rows_of(raw, ending, str(path)), str(path), column, category)
     if not rows:
         raise InputError("one prompt or more", f"{path} without any")
     return tuple(rows)
 
 
-def _table(raw: bytes, ending: str, where: str) -> Sequence[Mapping[str, Any]]:
+def read_file(path: Path) -> bytes:
+    """A file of prompts as it lies there. Raises InputError for other endings, and where it cannot be read."""
+    choose(path.suffix.lower(), ENDINGS, f"ending of a file of prompts ({path})")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("a readable file of prompts", f"{path}: {error.strerror or error}", "check the path") from error
+
+
+def rows_of(raw: bytes, ending: str, where: str) -> Sequence[Mapping[str, Any]]:
+    """The rows of a table by the names of its columns, read by its ending."""
     if ending == ".jsonl":
         return read_jsonl(raw, where, ())
     if ending == ".csv":
