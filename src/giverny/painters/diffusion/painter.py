@@ -184,53 +184,14 @@ class DiffusionPainter:
         except InputError as error:
             yield from (Failed(request.id, str(error)) for request in requests)
             return
-        starts = [request.start for request in requests if request.start is not None]  # of all, or of none
-        spread, whole = self.levels_from(knobs, requests[0].start), self.levels(knobs)
-        again = last_steps(whole, knobs.upscale_strength) if knobs.upscale > 1 else None
-        before = spread.steps if spread else 0
-        total = None if alone(knobs) else before + (again.steps if again else 0)
+        spread = self.levels_from(knobs, requests[0].start)
+        again = last_steps(self.levels(knobs), knobs.upscale_strength) if knobs.upscale > 1 else None
+        steps = sum(levels.steps for levels in (spread, again) if levels is not None)
+        run = Run(requests, None if alone(knobs) else steps, previews, trace)
         for request in requests:
-            yield Started(request.id, total)
-        guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
-        if prompts.plain:
-            told, negative = self._conditions(requests)
-            plans = steady(knobs, told, silenced(self.parts.recipe, knobs, requests, negative))
-        else:
-            plans = prompts.plans(self.device, self.precision)
-        begun = self._begun(partial(beginning, starts), size) if starts else None
-        largest = final_size(size, knobs.upscale, self.parts.step)
-        sizes = [told_sizes(self.parts.recipe, knobs, each) for each in (size, largest)]
-        maker = partial(estimates, worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, sizes=sizes)
-        make = maker(begun.channels if begun else None)
-        streams = streams_of(requests, knobs, self.codec.factor)
-        sampler = self.sampler(knobs)
-        noise = self._noise(streams, size, knobs)
-        run = Run(requests, total, previews, trace)
-        if begun is None:
-            x = noise.initial(whole[0], full=spacing_of(knobs) in UNIT_START)
-            keep = None
-        else:
-            drawn = noise.initial(PURE)
-            yield from run.lose(~sound(begun.clean), "encoding the picture to start from")
-            x = quiet(begun.noised(spread[0], drawn) if spread else begun.clean)
-            keep = partial(begun.kept, noise=drawn) if begun.keeps else None
-        run.note(self._pixels, x)
-        if spread is not None:
-            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep)
-        if knobs.upscale > 1 and run.going:
-            larger = final_size(size, knobs.upscale, self.parts.step)
-            x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
-            if begun is not None and begun.mask is not None:
-                begun = self._begun(partial(second_beginning, begun, x), larger)
-                yield from run.lose(~sound(begun.clean), "encoding the enlarged picture")
-                x, make = quiet(begun.clean), maker(begun.channels)
-            if again is not None and run.going:
-                noise = self._noise(streams.again(), larger, knobs)
-                drawn = noise.initial(PURE)
-                x = again[0].alpha.to(x) * x + again[0].sigma.to(x) * drawn
-                keep = partial(begun.kept, noise=drawn) if begun is not None and begun.keeps else None
-                run.note(self._pixels, x)
-                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, keep)
+            yield Started(request.id, run.total)
+        noise = self._noise(streams_of(requests, knobs, self.codec.factor), size, knobs)
+        x, begun = yield from self._walked(prompts, worn, size, spread, again, noise, run)
         if not run.going:
             return
         made = self._decoded(x, codec)
@@ -246,6 +207,56 @@ class DiffusionPainter:
             # All moments are as large as the picture, so that they can be shown beside or after each other.
             frames = tuple(m if m.shape == pixels[i].shape else resize(m, final, Filter.NEAREST) for m in moments)
             yield Done(request.id, Picture(pixels[i], origin, frames))
+
+    def _walked(
+        self,
+        prompts: Prompts,
+        worn: Worn,
+        size: tuple[int, int],
+        spread: Levels | None,  # of the first pass; None: it begins clean, and takes no step
+        again: Levels | None,  # of the second pass, over what was enlarged
+        noise: PictureNoise,
+        run: Run,
+    ) -> Generator[Event, None, tuple[Tensor, Beginning | None]]:
+        """From noise, or from what the pictures begin with, to clean latents; returns them, and the latter."""
+        knobs, requests = prompts.knobs, prompts.requests
+        guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
+        if prompts.plain:
+            told, negative = self._conditions(requests)
+            plans = steady(knobs, told, silenced(self.parts.recipe, knobs, requests, negative))
+        else:
+            plans = prompts.plans(self.device, self.precision)
+        larger = final_size(size, knobs.upscale, self.parts.step)
+        sizes = [told_sizes(self.parts.recipe, knobs, each) for each in (size, larger)]
+        maker = partial(estimates, worn.parts, worn.denoise, knobs, plans, prompts.spoken, guide, sizes=sizes)
+        starts = [request.start for request in requests if request.start is not None]  # of all, or of none
+        begun = self._begun(partial(beginning, starts), size) if starts else None
+        make, sampler, keep = maker(begun.channels if begun else None), self.sampler(knobs), None
+        if begun is None:
+            x = noise.initial(self.levels(knobs)[0], full=spacing_of(knobs) in UNIT_START)
+        else:
+            drawn = noise.initial(PURE)
+            yield from run.lose(~sound(begun.clean), "encoding the picture to start from")
+            x = quiet(begun.noised(spread[0], drawn) if spread else begun.clean)
+            keep = partial(begun.kept, noise=drawn) if begun.keeps else None
+        run.note(self._pixels, x)
+        if spread is not None:
+            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep)
+        if knobs.upscale == 1 or not run.going:
+            return x, begun
+        x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
+        if begun is not None and begun.mask is not None:
+            begun = self._begun(partial(second_beginning, begun, x), larger)
+            yield from run.lose(~sound(begun.clean), "encoding the enlarged picture")
+            x, make = quiet(begun.clean), maker(begun.channels)
+        if again is not None and run.going:
+            noise = self._noise(noise.streams.again(), larger, knobs)
+            drawn = noise.initial(PURE)
+            x = again[0].alpha.to(x) * x + again[0].sigma.to(x) * drawn
+            keep = partial(begun.kept, noise=drawn) if begun is not None and begun.keeps else None
+            run.note(self._pixels, x)
+            x = yield from self._run(sampler(make(again.steps, spread.steps if spread else 0), x, again, noise), run, keep)
+        return x, begun
 
     def _run(
         self,
