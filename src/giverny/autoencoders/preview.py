@@ -48,7 +48,7 @@ def fitted(codec: Codec, channels: int, device: torch.device, precision: torch.d
     mean, shown = known.mean(0), wanted.mean(0)
     known, wanted = known - mean, wanted - shown
     square = known.T @ known
-    ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
+    ridge = RIDGE * square.diagonal().mean().clamp(min=1e-12) * torch.eye(len(square), dtype=square.dtype)
     weight = torch.linalg.solve(square + ridge, known.T @ wanted).T  # (C*f*f, z*9)
     bias = shown - weight @ mean
     return LinearPreview(weight.view(-1, codec.channels, 3, 3).float().to(device), bias.float().to(device), codec.factor)

@@ -1,17 +1,15 @@
 """A picture like another one: what a file says becomes a request, and what cannot be followed is said.
 
-One table, FOLLOWED, tells which setting is which knob. A setting is followed where the painter's Knobs have a knob of that
-name that takes the value; every other setting is named in the notes. So a painter that learns a knob follows its setting from
-then on.
+One table (`like_rules.FOLLOWED`) tells which setting is which knob. A setting is followed where the painter's Knobs have a
+knob of that name that takes the value; every other setting is named in the notes. So a painter that learns a knob follows its
+setting from then on.
 What the settings of A1111 mean where they are not said (RNG: the GPU's; Schedule type: by version) is that program's.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +18,7 @@ from ..base.errors import InputError
 from ..base.infotext import Dialect, Note, Parameters, read_size
 from ..base.start import Enclosed
 from ..sampling.names import FACTS
+from .like_rules import APART, FOLLOWED, Rule, number, whole
 from .like_start import BEGUN, begun, begun_as
 from .sampler_meant import sampler_meant, version
 
@@ -59,89 +58,6 @@ class Taken(Frozen):
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Which setting is which knob
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"-?\d{1,20}", text, re.ASCII):
-        raise ValueError("it is no whole number")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("it is no number")
-    return value
-
-
-def _size(text: str) -> str:
-    """ "512x768" however it is spaced; "" of "-1x-1" and "0x0", which is how none was written."""
-    size = read_size(text.replace("-1", "0"))
-    if size is None:
-        raise ValueError("it is no size")
-    return f"{size[0]}x{size[1]}" if all(size) else ""
-
-
-def _yes(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
-
-
-def _enlarged_in(text: str) -> str:
-    return "latents" if text.lower().startswith("latent") else "pixels"
-
-
-def _source(text: str) -> str:
-    return {"cpu": "cpu", "nv": "nv", "gpu": "nv"}[text.lower()]
-
-
-class Rule(NamedTuple):
-    """A setting and the knob it is."""
-
-    knob: str
-    read: Callable[[str], Any]
-
-
-FOLLOWED: Mapping[str, Rule] = {
-    "Steps": Rule("steps", _whole),
-    "CFG scale": Rule("guidance", _number),
-    "Denoising strength": Rule("strength", _number),  # of a picture painted over; with a second pass see `_second_pass`
-    "Clip skip": Rule("clip_skip", _whole),
-    "ENSD": Rule("ensd", _whole),
-    "Seed resize from": Rule("seed_resize_from", _size),
-    "Seeds": Rule("seeding", str.lower),  # ours
-    "RNG": Rule("noise", _source),
-    "NGMS": Rule("s_min_uncond", _number),
-    "Tiling": Rule("tiling", lambda text: text == "True"),
-    "Hires upscale": Rule("upscale", _number),
-    "Hires steps": Rule("upscale_steps", _whole),
-    "Hires upscaler": Rule("upscale_in", _enlarged_in),
-    "Emphasis": Rule("emphasis", lambda text: text.lower().replace(" ", "-")),
-    "Eta": Rule("eta_ancestral", _number),
-    "Eta DDIM": Rule("eta", _number),
-    "Sigma churn": Rule("s_churn", _number),
-    "Sigma tmin": Rule("s_tmin", _number),
-    "Sigma tmax": Rule("s_tmax", _number),
-    "Sigma noise": Rule("s_noise", _number),
-    "Schedule rho": Rule("rho", _number),
-    "Schedule min sigma": Rule("sigma_min", _number),
-    "Schedule max sigma": Rule("sigma_max", _number),
-    "Discard penultimate sigma": Rule("discard_penultimate", _yes),
-    "UniPC order": Rule("order", _whole),
-    "Order": Rule("order", _whole),  # ours, of LMS
-    "UniPC lower order final": Rule("lower_order_final", _yes),
-    "Old prompt editing timelines": Rule("old_timelines", _yes),
-    "Comma backtrack": Rule("comma_backtrack", _whole),  # ours
-    "Latent consistency": Rule("latent_consistency", _yes),  # ours
-    "VAE": Rule("vae", str),
-}
-# Not for a painter: what was painted with, said for the record, or read elsewhere in this file.
-APART = frozenset({
-    "Sampler", "Schedule type", "Seed", "Size", "Model", "Model hash", "VAE hash", "Version", "User", "App", "Variation seed",
-    "Variation seed strength", "Hires resize", "First pass size", "Toward", "Toward share", "Hashes", "Batch size", "Batch pos",
-    "UniPC variant", "UniPC skip type",
-})  # fmt: skip
 _SEEDS = {"a1111": "a1111", "comfyui": "comfyui"}  # whose seeds a program's pictures have; of NovelAI's those with an ENSD
 _PROMPTS = {"a1111": "a1111", "novelai": "a1111", "comfyui": "comfyui"}  # whose syntax a program's prompts have
 
@@ -299,7 +215,7 @@ class _Work:
 
     def seed(self, key: str) -> int | None:
         try:
-            seed = _whole(self.said[key])
+            seed = whole(self.said[key])
             if not 0 <= seed < 2**63:
                 raise ValueError("it is beyond 63 bits")
         except KeyError:
@@ -342,7 +258,7 @@ class _Work:
         if strength is not None:
             self.knobs.pop(FOLLOWED["Denoising strength"].knob, None)
             self.notes = [note for note in self.notes if note.key != "Denoising strength"]
-            self.follow("Denoising strength", Rule("upscale_strength", _number), strength)
+            self.follow("Denoising strength", Rule("upscale_strength", number), strength)
         how = self.said.get("Hires upscaler", "")
         if how and not how.lower().startswith("latent") and how != "Bicubic" and "upscale_in" in self.knobs:
             self.note("Hires upscaler", "is not here, pixels are enlarged bicubically")
@@ -380,7 +296,7 @@ class _Work:
             return None
         seed = self.seed("Variation seed")
         try:
-            strength = _number(self.said.get("Variation seed strength", "0"))
+            strength = number(self.said.get("Variation seed strength", "0"))
             made = Variation(seed=seed if seed is not None else -1, strength=strength)
         except ValueError:  # pydantic's are of this kind
             self.note("Variation seed", "cannot be taken")
@@ -394,7 +310,7 @@ class _Work:
         if self.knobs.get("seeding") != "comfyui" or "batch" not in self.can or "Batch size" not in self.said:
             return None
         try:
-            made = BatchRow(row=_whole(self.said.get("Batch pos", "0")), of=_whole(self.said["Batch size"]))
+            made = BatchRow(row=whole(self.said.get("Batch pos", "0")), of=whole(self.said["Batch size"]))
         except ValueError:
             self.note("Batch size", "could not be understood")
             return None
@@ -408,7 +324,7 @@ class _Work:
         if "Toward" not in self.said:
             return None
         try:
-            made = Toward(prompt=self.said["Toward"], share=_number(self.said.get("Toward share", "")))
+            made = Toward(prompt=self.said["Toward"], share=number(self.said.get("Toward share", "")))
         except ValueError:
             made = None
         if made is None or "toward" not in self.can:
