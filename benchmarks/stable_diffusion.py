@@ -9,7 +9,8 @@ are as many as CLIP's, and made up.
 speed: each contestant lives in a process of its own and they paint in turn (A B A B ...), one picture guided at every step,
 by Euler's method. A step lasts from one report of progress to the next; the first of each painting, which waits for the
 words, is left out. memory: the most that a process has held while it opened the model and painted, files mapped into it
-included. cold: from starting Python to the end of the first step, in turn; the files are in the system's cache for all.
+included. cold: from starting Python until the model is open, and to the end of the first step, in turn; the files are in the
+system's cache for all.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def write_model(folder: Path) -> None:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
     text = CLIPTextModel(
-        CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768)
+        CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+        )
     )
     noise = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False,
@@ -147,29 +150,37 @@ def speed(names: Sequence[str], folder: Path, size: int, steps: int, runs: int) 
 
 
 def memory(names: Sequence[str], folder: Path, size: int) -> None:
-    show("GiB at most", {name: [fresh("peak", name, folder, size)] for name in names})
+    show("GiB at most", {name: fresh("peak", name, folder, size) for name in names})
 
 
 def cold(names: Sequence[str], folder: Path, size: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    opened: dict[str, list[float]] = {name: [] for name in names}
+    first: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(COLD_RUNS):
         for name in names:
             began = time.monotonic()  # of one clock for all processes of a machine
-            seconds[name].append(fresh("first", name, folder, size) - began)
-    show("seconds from a cold start to the first step", seconds)
+            moments = fresh("cold", name, folder, size)
+            opened[name].append(moments[0] - began)
+            first[name].append(moments[1] - began)
+    show("seconds from a cold start to an open model", opened)
+    show("seconds from a cold start to the first step", first)
 
 
-def fresh(what: str, name: str, folder: Path, size: int) -> float:
-    """Asked of a new Python: "peak" GiB after two steps, or when the "first" step of one was done."""
+def fresh(what: str, name: str, folder: Path, size: int) -> list[float]:
+    """Asked of a new Python: [GiB at most] after two steps ("peak"), or [when the model was open, when the first step was done]
+    by the clock ("cold")."""
     command = [sys.executable, __file__, "--ask", what, name, "--folder", str(folder), "--size", str(size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: list[float] = json.loads(said.splitlines()[-1])
+    return found
 
 
-def answer(what: str, name: str, folder: Path, size: int) -> float:
-    if what == "first":
-        return contestant(name, folder, size)(1)[0]
-    contestant(name, folder, size)(2)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def answer(what: str, name: str, folder: Path, size: int) -> list[float]:
+    paint = contestant(name, folder, size)
+    if what == "cold":
+        return [time.monotonic(), paint(1)[0]]
+    paint(2)
+    return [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]
 
 
 def show(title: str, values: dict[str, list[float]]) -> None:
@@ -192,7 +203,7 @@ def main() -> None:
     add("--ask", nargs=2, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.ask:
-        print(answer(*args.ask, args.folder, args.size))
+        print(json.dumps(answer(*args.ask, args.folder, args.size)))
         return
     from giverny.base.runtime import describe_machine
 
