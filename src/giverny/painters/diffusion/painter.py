@@ -111,6 +111,8 @@ class DiffusionPainter:
             raise InputError(
                 "a model of pixels, which have a range, for `threshold`", "one of latents, which have none", remedy
             )
+        if knobs.clamp != "none" and (knobs.threshold or self.parts.recipe.autoencoder is not None):
+            raise InputError("a model of pixels, and no `threshold`, for `clamp`", "one of latents, or both")
         width, height = size = request.size or self.size
         step = self.parts.step
         if min(size) < step or width % step or height % step or max(size) > MOST:
@@ -192,7 +194,7 @@ class DiffusionPainter:
         streams = PictureStreams([r.seed for r in requests], others, knobs.noise)
         sampler = self.sampler(knobs)
         noise = self._noise(streams, size, knobs)
-        run = Run(requests, total, previews, trace)
+        run, clamp = Run(requests, total, previews, trace), knobs.clamp == "sample"
         if begun is None:
             x = noise.initial(whole[0], full=self.spacing(knobs) in UNIT_START)
             keep = None
@@ -203,7 +205,7 @@ class DiffusionPainter:
             keep = partial(begun.kept, noise=drawn) if begun.keeps else None
         run.note(self._pixels, x)
         if spread is not None:
-            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, 0, keep)
+            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, 0, keep, clamp)
         if knobs.upscale > 1 and run.going:
             larger = final_size(size, knobs.upscale, self.parts.step)
             x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
@@ -211,7 +213,7 @@ class DiffusionPainter:
                 noise = self._noise(streams, larger, knobs)  # the same streams, further on
                 x = again[0].alpha.to(x) * x + noise.initial(again[0])
                 run.note(self._pixels, x)
-                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before)
+                x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, before, None, clamp)
         if not run.going:
             return
         made = self._decoded(x, codec)
@@ -234,6 +236,7 @@ class DiffusionPainter:
         run: Run,
         told: int,  # steps of earlier runs over these pictures
         keep: Callable[[Tensor, NoiseLevel], Tensor] | None = None,  # what a sample is changed to after each step
+        clamp: bool = False,  # whether samples are kept to [-1, 1]
     ) -> Generator[Event, None, Tensor]:
         """Pull a sampler to its end, telling of each step; returns the final sample, zeros where a picture was lost."""
         edited: Tensor | None = None
@@ -248,6 +251,8 @@ class DiffusionPainter:
                 if not run.going:
                     return step.x
             edited = keep(step.x, step.level) if keep is not None else None
+            if clamp:
+                edited = (step.x if edited is None else edited).clamp(-1, 1)
             if run.lost:
                 edited = quiet(step.x if edited is None else edited)
             run.note(self._pixels, step.x if edited is None else edited)
