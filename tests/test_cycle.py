@@ -123,9 +123,7 @@ def test_photographs_cross_by_a_model_of_both_kinds(network):
     alone = crossed(parts, photographs[1:2], [2], steps=10, strength=0.5)
     assert abs(alone[0].astype(int) - made[1].astype(int)).max() <= 1
     assert np.array_equal(crossed(parts, photographs, [1, 2, 3], strength=0.0), photographs)
-    little, much = (
-        abs(crossed(parts, photographs, [1, 2, 3], 10, s).astype(int) - photographs).mean() for s in (0.2, 1.0)
-    )
+    little, much = (abs(crossed(parts, photographs, [1, 2, 3], 10, s).astype(int) - photographs).mean() for s in (0.2, 1.0))
     assert little < much
     with pytest.raises(InputError, match="divisible by 2"):
         crossed(parts, photographs[:, :15], [1, 2, 3])

@@ -1,4 +1,4 @@
-"""Paintings and photographs learnt in pairs: the double U-Net and its control against plain float64 references, term by term and
+"""Paintings and photographs learnt in pairs: the double U-Net and its control against plain float64 references, by terms and
 through one optimiser step; what the two chains and the weight of the middle mean; runs that are broken off; and the whole of it
 as a model (test_contract.py runs here once more)."""
 

@@ -96,7 +96,7 @@ def test_attention_lies_where_it_is_asked_for_and_nowhere_else():
 
 
 def left_at_the_end(**schedule):
-    """The part of a picture that is still there in the noisiest sample of a schedule: measured, by regression, and by formula."""
+    """The part of a picture that is still there in a schedule's noisiest sample: measured, by regression, and by formula."""
     table = ScheduleRecipe(**schedule).table()
     level = level_of(table, len(table) - 1)
     generator = torch.Generator().manual_seed(secrets.randbelow(2**31))

@@ -1,9 +1,9 @@
 """A picture as the noises that ancestral sampling would have drawn to paint it (Wu and De la Torre 2022, arXiv 2210.05559).
 
 `encode` draws a way from a picture into noise and notes, for each step of ancestral sampling along it, what one model's mean
-leaves to chance. `decode` walks the way again with these notes: with the same model it comes back to the picture, with another one
-to a picture of what that one has learnt, which shares the noises. Ours: the last step draws no noise, so that what is left there is
-kept as it is; and a run may begin at any level, as SDEdit does.
+leaves to chance. `decode` walks the way again with these notes: with the same model it comes back to the picture, with another
+one to a picture of what that one has learnt, which shares the noises. Ours: the last step draws no noise, so that what is left
+there is kept as it is; and a run may begin at any level, as SDEdit does.
 """
 
 from __future__ import annotations
