@@ -16,9 +16,10 @@ import test_contract as contract
 import training_toys as toys
 from giverny.assembly import load_recipe, open_painter, train
 from giverny.autoencoders.critic import CriticRecipe
-from giverny.base.contracts import Condition
+from giverny.base.contracts import Condition, Request, Start
 from giverny.base.errors import InputError
 from giverny.base.table import level_of
+from giverny.checkpoints.native import read_card
 from giverny.data.crops import held_out, photographs_of
 from giverny.data.folders import open_source
 from giverny.data.loader import Loader
@@ -29,6 +30,7 @@ from giverny.denoisers.simple_unet import SimpleUNetRecipe
 from giverny.painters.diffusion.family import PAINTER
 from giverny.painters.diffusion.kinds import paired
 from giverny.painters.diffusion.recipe import DataRecipe, DenoiserStage, DiffusionRecipe
+from giverny.pipelines.text2image import collect
 from giverny.sampling.schedules import ScheduleRecipe
 from giverny.training.denoise import DenoiseRecipe
 from giverny.training.loop import LoopRecipe, Trainer
@@ -374,6 +376,22 @@ def test_what_paints_is_the_network_of_paintings_and_the_other_is_there_beside_i
         assert torch.equal(network.first(kind, x, t), middle)
     assert torch.equal(network(x, t, told), network.say("painting", x, t)[0])
     assert not torch.equal(network(x, t, told), network.say("photograph", x, t)[0])
+
+
+def test_it_begins_from_photographs_and_paints_half_size_and_its_card_names_both_sets(tiny_runs):
+    painter = open_painter(tiny_runs["diffusion"])
+    given = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+    def painted(**asked):
+        request = Request(prompt="", seed=4, id="1", **asked)
+        return collect(painter.paint([request]), [request])[0].pixels
+
+    kept = painted(start=Start(picture=given, strength=0.0))
+    assert abs(kept.astype(int) - given).max() <= 1
+    over = painted(start=Start(picture=given, strength=0.5))
+    assert not np.array_equal(over, kept) and not np.array_equal(over, painted())
+    assert painted(knobs={"upscale": 2.0, "upscale_strength": 0.0}).shape == (32, 32, 3)
+    assert read_card(tiny_runs["diffusion"] / "model").data["photographs"] == {"name": "toy"}
 
 
 def test_previews_show_what_is_painted_and_the_photographs_seen_in_paintings(tiny_runs):
