@@ -7,6 +7,7 @@ import secrets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 import test_contract as contract
@@ -16,6 +17,7 @@ from giverny.base.errors import InputError
 from giverny.base.images import to_pixels
 from giverny.base.recipe import describe
 from giverny.base.runtime import PictureStreams
+from giverny.base.start import enclosed
 from giverny.base.table import level_of
 from giverny.denoisers.precondition import DiscreteDenoiser
 from giverny.denoisers.simple_unet import SimpleUNetRecipe
@@ -79,12 +81,14 @@ def test_attention_lies_where_it_is_asked_for_and_nowhere_else():
     net = SimpleUNetRecipe(**TOY, attend_down=(2,), attend_up=(1,)).build()
     found = {name for name, module in net.named_modules() if name.endswith("attention") and name.count("attention") == 1}
     assert {n for n in found if dict(net.named_modules())[n] is not None} == {"body.down.1.attention", "body.up.0.attention"}
-    plain, far = SimpleUNetRecipe(**TOY).build(), torch.zeros(1, 3, 64, 64)
+    plain, far = SimpleUNetRecipe(**TOY).build(), torch.zeros(1, 3, 64, 64, dtype=torch.float64)
     far[..., 0, 0] = 1
 
     def reach(one):
         """What a change in one corner does to the opposite one."""
-        there, gone = (one.eval()(x, torch.ones(1), one.prepare(Condition())) for x in (far, 0 * far))
+        one.double().eval()
+        with torch.no_grad():
+            there, gone = (one(x, torch.ones(1), one.prepare(Condition())) for x in (far, 0 * far))
         return float((there - gone)[..., -1, -1].abs().max())
 
     assert reach(net) > 0 == reach(plain)
@@ -211,16 +215,18 @@ def test_a_clamp_keeps_to_the_range_and_is_refused_for_latents(tiny_runs):
         painted(tiny_painter(), knobs={"clamp": "sample"})
 
 
-def test_half_size_and_bicubic_enlarging_and_beginning_from_a_picture(tiny_runs):
+def test_half_size_and_bicubic_enlarging_and_beginning_from_a_picture(tiny_runs, tmp_path):
     opened = open_painter(tiny_runs["diffusion"])
     small = painted(opened)
     large = painted(opened, knobs={"upscale": 2.0, "upscale_strength": 0.0})
     assert large.shape == (32, 32, 3)
     assert abs(large.astype(float).mean() - small.mean()) < 2  # the same picture, enlarged
     given = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    kept = painted(opened, start=Start(picture=given, strength=0.0))
+    Image.fromarray(given).save(tmp_path / "given.png")
+    given_file = enclosed(tmp_path / "given.png")
+    kept = painted(opened, start=Start(picture=given_file, strength=0.0))
     assert abs(kept.astype(int) - given).max() <= 1
-    assert not np.array_equal(painted(opened, start=Start(picture=given, strength=0.8)), kept)
+    assert not np.array_equal(painted(opened, start=Start(picture=given_file, strength=0.8)), kept)
     with pytest.raises(InputError, match="divisible by 4"):
         painted(opened, size=(18, 16))
 
