@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import test_contract as contract
-from giverny.assembly import load_recipe, open_painter, train
+from giverny.assembly import load_recipe, open_clip, open_painter, train
 from giverny.base.contracts import Condition, Request, Start
 from giverny.base.errors import InputError
 from giverny.base.images import to_pixels
@@ -174,6 +174,8 @@ def test_only_the_denoiser_is_trained_and_words_and_guidance_change_nothing(tiny
     for asked in ({"guidance": 7.0}, {"guidance": 0.0}, {"guidance": 3.0, "guidance_rescale": 0.7, "guidance_every": 2}):
         assert np.array_equal(painted(opened, prompt="a red circle", negative="a ring", knobs=asked), plain), asked
     assert np.array_equal(painted(opened, prompt="a AND b", knobs={"dialect": "a1111", "guidance": 4.0}), plain)
+    with pytest.raises(InputError, match="which is told nothing"):
+        open_clip(tiny_runs["diffusion"])
 
 
 @pytest.mark.parametrize("clamp", ["none", "estimate", "sample"])
