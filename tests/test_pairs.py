@@ -69,7 +69,7 @@ def objective(case, seed=0, prediction="epsilon", error="squared", channels=TOY[
 
 
 def written_out(case, weights, judged, given, step, seed=0, prediction="epsilon", error="squared"):
-    """(loss of the denoiser, loss of the critics) as METHODS.md C3 and its GAN half say them, for a batch at a step."""
+    """(loss of the denoiser, loss of the critics) as docs/monet-diffusion.md says them, for a batch at a step."""
     network, recipe = CASES[case]
     rows = len(given["pixels"])
     streams = StepStreams(seed, step, 0, rows, dtype=torch.float64)
