@@ -348,7 +348,10 @@ def test_a_recipe_says_which_network_and_a_u_net_where_it_does_not():
     assert unsaid == PAINTER.tiny() and isinstance(unsaid.denoiser.network, UNetRecipe)
     with pytest.raises(InputError) as caught:
         load_recipe(tiny(), ["denoiser.network.family=dot"])
-    assert "denoiser.network: wanted a known family; did you mean 'dit'? (choices: dit, unet); given 'dot'" in str(caught.value)
+    assert (
+        "denoiser.network: wanted a known family; did you mean 'dit'? (choices: dit, double, simple, unet); given 'dot'"
+        in str(caught.value)
+    )
     with pytest.raises(InputError, match=r"denoiser\.network\.pach: unknown key; did you mean 'patch'"):
         load_recipe(tiny(), ["denoiser.network.pach=2"])
 

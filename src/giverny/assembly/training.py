@@ -94,9 +94,9 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
     """The card of a finished run: what it was trained on, for how long, on which machine."""
     stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
     data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
-    if recipe.data.source in CATALOG:
-        entry = CATALOG[recipe.data.source]
-        data |= {"name": entry.name, "licence": entry.licence, "homepage": entry.homepage}
+    data |= _published(recipe.data.source)
+    if (other := getattr(recipe.data, "photographs", None)) is not None:  # pictures of the other kind, where a model learns two
+        data["photographs"] = {"name": other, **_published(other)}
     machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
     training = {
         "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
@@ -110,6 +110,14 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
         task="pictures to words" if recipe.family in judges() else "text to picture",
         knobs=dict(result.knobs), prompts=result.prompts, data=data, licence=recipe.licence, training=training,
     )  # fmt: skip
+
+
+def _published(name: str) -> dict[str, str]:
+    """What the catalogue says of a named set; nothing of other pictures."""
+    if name not in CATALOG:
+        return {}
+    entry = CATALOG[name]
+    return {"name": entry.name, "licence": entry.licence, "homepage": entry.homepage}
 
 
 def probe_training(recipe: Frozen, budget: float | None = None, device: str = "auto") -> list[dict[str, Any]]:

@@ -284,7 +284,9 @@ def to_toml(model: BaseModel) -> str:
 def _plain(value: Any) -> Any:
     """Tables, lists and scalars; None left out, or called "none" where leaving it out would say something else."""
     if isinstance(value, BaseModel):
-        defaults = {n: f.get_default(call_default_factory=True) for n, f in type(value).model_fields.items()}
+        defaults = {
+            n: f.get_default(call_default_factory=True, validated_data=dict(value)) for n, f in type(value).model_fields.items()
+        }
         return {name: _plain(part) for name, part in value if part is not None or defaults[name] is not None}
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
@@ -316,8 +318,9 @@ def describe(model: type[BaseModel]) -> list[Row]:
         members = members_of(field.annotation)
         if members and all(is_model(form) for form in members):
             for form in members:
-                words = [get_args(f.annotation) for f in form.model_fields.values() if get_origin(f.annotation) is Literal]
-                kind = next((only[0] for only in words if len(only) == 1), form.__name__)
+                words = {n: get_args(f.annotation) for n, f in form.model_fields.items() if get_origin(f.annotation) is Literal}
+                fixed = {n: only[0] for n, only in words.items() if len(only) == 1}
+                kind = fixed.get("family", next(iter(fixed.values()), form.__name__))
                 place = name if len(members) == 1 else f"{name}[{kind}]"
                 rows += [dataclasses.replace(row, field=f"{place}.{row.field}") for row in describe(form)]
             continue

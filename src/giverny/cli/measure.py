@@ -25,7 +25,11 @@ from .voice import Voice, speaks
 )
 @click.option("--resizer", default="clean", show_default=True, help="How pictures come to its size; moves the numbers.")
 @click.option(
-    "--measures", "kinds", default="kid,fid,manifold,diversity,nearest", show_default=True, help="Which, by commas; also mifid."
+    "--measures",
+    "kinds",
+    default="kid,fid,manifold,diversity,nearest",
+    show_default=True,
+    help="Which, by commas; also mifid, checkerboard.",
 )
 @click.option(
     "--words", default="auto", show_default=True, metavar="MODEL", help="Whose CLIP says how well words fit; 'none': nobody's."
@@ -41,7 +45,9 @@ from .voice import Voice, speaks
 @click.option(
     "--set", "settings", multiple=True, metavar="KNOB=VALUE", help="A setting of the painter other than the model's own."
 )
-@click.option("--pairs", is_flag=True, help="Two folders: PSNR, SSIM and, with its weights, LPIPS of pictures of one name.")
+@click.option(
+    "--pairs", is_flag=True, help="Two folders: PSNR, SSIM, change and, with its weights, LPIPS of pictures of one name."
+)
 @click.option(
     "-o", "out", type=click.Path(path_type=Path), default=None, help="Write all scores with their conditions as JSON."
 )

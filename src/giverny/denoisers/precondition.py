@@ -7,6 +7,7 @@ clean`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -19,6 +20,8 @@ from ..base.table import time_of
 
 Prediction = Literal["epsilon", "v", "sample"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+Kind = Literal["painting", "photograph"]  # of a picture, where one network knows two; the first is what is painted
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MOMENTS = 1000  # noise levels whose meaning is kept: a few numbers each
 
 
@@ -28,6 +31,20 @@ class Network(Protocol):
     def prepare(self, condition: Condition) -> Prepared: ...
 
     def __call__(self, x: Tensor, t: Tensor, prepared: Prepared, probe: Probe | None = None) -> Tensor: ...
+
+
+class OfKinds(Protocol):
+    """A network that knows paintings and photographs. Samples and what it predicts are (B, C, H, W), t is (B,).
+
+    say: its prediction about pictures of one kind, and the middle piece that it came by (None where it has none).
+    both: the same of both kinds at one time, in training. first: the middle piece alone.
+    """
+
+    def say(self, kind: Kind, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+    def both(self, noisy: Mapping[Kind, Tensor], t: Tensor) -> dict[Kind, tuple[Tensor, Tensor | None]]: ...
+
+    def first(self, kind: Kind, x: Tensor, t: Tensor) -> Tensor: ...
 
 
 class DiscreteDenoiser:

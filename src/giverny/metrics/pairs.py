@@ -1,4 +1,4 @@
-"""How far one picture is from another that it ought to be like (PSNR, SSIM), and how far pictures of a set are apart."""
+"""How far one picture is from another that it ought to be like (PSNR, SSIM, change), and how far those of a set are apart."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from ..base.errors import InputError
 from ..base.ssim import ssim
 
+UNTOUCHED = 0.03  # change of a pair up to which a picture looks as if nothing had been done to it
+STEPS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 1.0)  # of a histogram of changes
 ROWS = 1024  # of a distance matrix that is held at once
 
 
@@ -26,6 +28,19 @@ def structural(ours: Tensor, theirs: Tensor, span: float = 2.0) -> Tensor:
     """SSIM (B,) of pairs (B, C, H, W); see base/ssim.py."""
     _alike(ours, theirs)
     return ssim(ours, theirs, span)
+
+
+def change(ours: Tensor, theirs: Tensor, span: float = 2.0) -> Tensor:
+    """(B, C, H, W) twice -> (B,): mean absolute difference of each pair, as a share of the span from the least to the largest
+    possible value: 0 is the same picture, 1 white against black."""
+    _alike(ours, theirs)
+    return (ours.double() - theirs.double()).abs().flatten(1).mean(1) / span
+
+
+def histogram(changes: np.ndarray) -> list[list[float]]:
+    """[from, to, how many pairs] of each of `STEPS`; a step's lower end belongs to it, and the last holds its upper end too."""
+    counts, _ = np.histogram(changes, STEPS)
+    return [[low, high, int(count)] for low, high, count in zip(STEPS[:-1], STEPS[1:], counts, strict=True)]
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> None:

@@ -22,14 +22,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..base.contracts import Done, Failed, Instrument, Painter, Request, Score, Source
-from ..base.errors import InputError
+from ..base.errors import InputError, choose
 from ..base.files import atomic_write, fingerprint
+from ..metrics.checkerboard import CornerEye, checkerboard
 from ..metrics.gather import KEEP, Gathered, key_of, pack, unpack
 from ..metrics.intervals import of_mean, of_share
-from ..metrics.scores import Sides
+from ..metrics.scores import KINDS, Sides
 from ..metrics.scores import measure as scores_of
 from ..metrics.words import cosines, r_precision
 
+PATTERN = "checkerboard"  # the measure of that name
 AHEAD = 64  # pictures that are read or painted before they are looked at together
 Told = Callable[[str, int, int | None], None]  # (what is being done, how many so far, of how many)
 
@@ -317,20 +319,27 @@ def measure(
     seed: int = 0,
     told: Told = quiet,
 ) -> Measured:
-    """Look at all pictures, then score them against the reference."""
+    """Look at all pictures, then score them against the reference. kinds: of metrics.scores.KINDS, and "checkerboard", which
+    looks at pictures with an eye of its own."""
     from ..metrics.pairs import nearest
 
+    for kind in kinds:
+        choose(kind, (*KINDS, PATTERN), "measure")
+    eye = Gathering(CornerEye()) if PATTERN in kinds else None
     real = reference_of(reference, instrument, cache, most, told)
     gathering = Gathering(instrument)
     answering = Answering(*space) if space is not None else None
     judging = Judging(judge) if judge is not None else None
-    lookers = [looker for looker in (gathering, answering, judging) if looker is not None]
+    lookers = [looker for looker in (gathering, eye, answering, judging) if looker is not None]
     what = "painting" if isinstance(pictures, Painted) else "looking at pictures"
     pass_by(pictures, lookers, lambda done: told(what, done, count))
-    own = {"reference": reference.name, "reference_fingerprint": reference.fingerprint, **instrument.conditions()}
+    source = {"reference": reference.name, "reference_fingerprint": reference.fingerprint}
     facts = {**(conditions or {}), **(pictures.conditions if isinstance(pictures, Painted) else {})}
-    sides = Sides(gathering.found, real, {**own, **facts}, seed)
-    scores, rows = scores_of(sides, kinds), list[dict[str, Any]]()
+    sides = Sides(gathering.found, real, {**source, **instrument.conditions(), **facts}, seed)
+    scores, rows = scores_of(sides, [kind for kind in kinds if kind != PATTERN]), list[dict[str, Any]]()
+    if eye is not None:
+        seen = reference_of(reference, eye.instrument, cache, most, told)
+        scores += checkerboard(Sides(eye.found, seen, {**source, **eye.instrument.conditions(), **facts}, seed))
     if answering is not None:
         worded, rows = answering.scores(seed=seed)
         scores += [s.model_copy(update={"conditions": {**s.conditions, **facts}}) for s in worded]

@@ -1,4 +1,4 @@
-"""Pictures beside those they ought to be like, pair by pair: PSNR, SSIM, LPIPS."""
+"""Pictures beside those they ought to be like, or were made from, pair by pair: PSNR, SSIM, LPIPS, and how much was changed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from ..base.contracts import Score, Source
 from ..base.errors import InputError
-from ..metrics.intervals import of_mean
-from ..metrics.pairs import psnr, structural
+from ..metrics.intervals import of_mean, of_share
+from ..metrics.pairs import UNTOUCHED, change, histogram, psnr, structural
 from .measure import Measured, Told, quiet
 
 
@@ -24,7 +24,7 @@ def compare_pairs(
     both = sorted(names[0].keys() & names[1].keys())
     if not both:
         raise InputError("pictures of the same names on both sides", f"none of {len(ours)} and {len(theirs)}")
-    values: dict[str, list[float]] = {"PSNR": [], "SSIM": [], **({"LPIPS": []} if distance is not None else {})}
+    values: dict[str, list[float]] = {"PSNR": [], "SSIM": [], "change": [], **({"LPIPS": []} if distance is not None else {})}
     for done, name in enumerate(both, 1):
         a, b = (source.read(n[name]).pixels for source, n in zip((ours, theirs), names, strict=True))
         if a.shape != b.shape:
@@ -34,11 +34,21 @@ def compare_pairs(
         x, y = (torch.from_numpy(p).movedim(-1, 0)[None].double() / 255 for p in (a, b))
         values["PSNR"].append(float(psnr(x, y, 1.0)))
         values["SSIM"].append(float(structural(x, y, 1.0)))
+        values["change"].append(float(change(x, y, 1.0)))
         if distance is not None:
             values["LPIPS"].append(float(distance(a[None], b[None])))
         told("comparing", done, len(both))
     alone = len(ours) + len(theirs) - 2 * len(both)
-    return Measured(tuple(_score(name, np.array(found), alone) for name, found in values.items() if np.isfinite(found).any()))
+    scores = [_score(name, np.array(found), alone) for name, found in values.items() if np.isfinite(found).any()]
+    return Measured((*scores, _untouched(np.array(values["change"]), alone)))
+
+
+def _untouched(changes: np.ndarray, alone: int) -> Score:
+    """The share of pairs that look as if nothing had been done: of photographs made into paintings, the failed ones."""
+    hits = int((changes <= UNTOUCHED).sum())
+    told = {"n": len(changes), "pictures_without_a_partner": alone, "up_to": UNTOUCHED, "histogram": histogram(changes)}
+    interval = of_share(hits, len(changes))
+    return Score(name="untouched", value=hits / len(changes), interval=interval, conditions={**told, "interval_by": "Wilson's"})
 
 
 def _names(source: Source) -> dict[str, int]:

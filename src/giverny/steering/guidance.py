@@ -156,6 +156,8 @@ def guided(
         branches = [b for b in plan.at(step, total, level) if b.weight != 0]
         if not branches:
             raise ValueError(f"the condition plan has no branch with a weight at step {step}")
+        if all(b.condition.rows is None for b in branches):  # told nothing, all branches say the same, and weigh 1 together
+            branches = [Branch(branches[0].condition, 1.0)]
         push = pushed if pushed is not None and pushed.calls < every and pushed.branches == branches else None
         asked = branches if push is None else branches[:1]
         k = len(asked)

@@ -6,7 +6,7 @@ Salimans 2022).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ..denoisers.precondition import Network, Prediction, min_snr_weight, target
 
 class DenoiseRecipe(Frozen):
     prediction: Prediction = "v"
+    error: Literal["squared", "absolute"] = Field("squared", description="of a prediction: squared as usual, or absolute (L1)")
     min_snr_gamma: float | None = Field(None, gt=0, description="cap of the signal-to-noise weight (5 is usual); None: off")
     caption_dropout: float = Field(0.1, ge=0, le=1, description="share of examples trained without their caption")
     noise_offset: float = Field(0.0, ge=0, description="size of a constant added to each channel's noise")
@@ -50,14 +51,12 @@ class DenoiseObjective:
         return [Turn("denoiser", list(self.denoiser.parameters()))]
 
     def _errors(self, batch: Batch, streams: Streams, dropout: float) -> tuple[Tensor, NoiseLevel]:
-        """Mean squared error of each picture (B,), and the levels they were at."""
+        """Mean error of each picture (B,), and the levels they were at."""
         clean = batch["latents"]
         rows = len(clean)
         if "spread" in batch:
             clean = clean + batch["spread"] * streams.normal("belief", clean.shape)
-        noise = streams.normal("noise", clean.shape)
-        if self.recipe.noise_offset:
-            noise = noise + self.recipe.noise_offset * streams.normal("offset", (*clean.shape[:2], 1, 1))
+        noise = noise_for(clean, self.recipe, streams)
         times = (streams.spread("time", rows) * len(self.table)).floor()
         level = level_of(self.table, times.cpu())
         alpha, sigma = level.for_sample(clean)
@@ -67,8 +66,7 @@ class DenoiseObjective:
             told = self.condition([c if k else "" for c, k in zip(batch["captions"], kept, strict=True)])
         prepared = self.prepare(_like(told, clean))
         out = self.denoiser(alpha * clean + sigma * noise, times.to(clean), prepared)
-        error = out.to(clean.dtype) - targets(self.recipe.prediction, clean, noise, level)
-        return error.square().flatten(1).mean(1), level
+        return error_of(out, clean, noise, level, self.recipe), level
 
     def loss(self, turn: str, batch: Batch, scratch: dict[str, Any], streams: Streams) -> dict[str, Tensor]:
         errors, level = self._errors(batch, streams, self.recipe.caption_dropout)
@@ -90,6 +88,20 @@ class DenoiseObjective:
             return self.paint()
         finally:
             self.denoiser.to(precision)
+
+
+def noise_for(clean: Tensor, recipe: DenoiseRecipe, streams: Streams) -> Tensor:
+    """What is added to clean samples, of their shape (B, C, h, w)."""
+    noise = streams.normal("noise", clean.shape)
+    if not recipe.noise_offset:
+        return noise
+    return noise + recipe.noise_offset * streams.normal("offset", (*clean.shape[:2], 1, 1))
+
+
+def error_of(out: Tensor, clean: Tensor, noise: Tensor, level: NoiseLevel, recipe: DenoiseRecipe) -> Tensor:
+    """Mean error of each picture's prediction, (B,)."""
+    error = out.to(clean.dtype) - targets(recipe.prediction, clean, noise, level)
+    return (error.square() if recipe.error == "squared" else error.abs()).flatten(1).mean(1)
 
 
 def _like(condition: Condition, x: Tensor) -> Condition:

@@ -20,6 +20,8 @@ from .recipe import ModelRecipe
 def clip_beside(folder: Path, card: Card) -> tuple[Clip, ClipRecipe]:
     """The CLIP that was trained beside a model's denoiser."""
     recipe = check(ModelRecipe, card.recipe, f"{folder / CARD}: recipe")
+    if not (recipe.denoiser.cross or recipe.denoiser.additive) and "text" not in card.training.get("stages", {}):
+        raise InputError("a model that has learnt what words and pictures share", f"{folder}, which is told nothing")
     if isinstance(recipe.text, BertRecipe):
         raise InputError("a model that has learnt what words and pictures share", f"{folder}, which reads with a BERT")
     if recipe.image is None:

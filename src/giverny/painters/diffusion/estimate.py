@@ -72,6 +72,8 @@ def estimates(
         )
         if steer is not None:
             estimate = steer(estimate)
+        if knobs.clamp == "estimate":
+            return lambda x, level, step: estimate(x, level, step).clamp(-1, 1)
         if not knobs.threshold:
             return estimate
         return lambda x, level, step: thresholded(estimate(x, level, step), knobs.threshold)

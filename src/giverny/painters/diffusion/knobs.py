@@ -38,6 +38,11 @@ class DiffusionKnobs(Knobs):
     threshold: float = Field(
         0.0, ge=0, le=1, description="dynamic thresholding at this percentile, such as 0.995; 0 is off; for models of pixels"
     )
+    clamp: Literal["none", "estimate", "sample"] = Field(
+        "none",
+        description="keep to the range of pictures, -1 to 1, for models of pixels: each step's clean estimate, or the noisy "
+        "sample after it, as some notebooks do",
+    )
     clip_guidance: float = Field(
         0.0, ge=0, le=1e6, description="push the picture to where CLIP finds it closer to the words: 0 is off; slow"
     )

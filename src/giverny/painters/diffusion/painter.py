@@ -59,11 +59,11 @@ from .knobs import DiffusionKnobs
 from .recipe import Parts
 from .run import Run
 from .second_pass import enlarged, final_size, last_steps
-from .sizes import check_sizes, silenced, told_sizes
+from .settling import check_settings
+from .sizes import silenced, told_sizes
 from .told import Prompts, steady
 
 BATCH = 64  # pictures painted together at most
-MOST = 4096  # pixels along a side
 KEPT = 64  # runs whose levels are kept
 LARGE = 2**20  # pixels of a batch from which on it is asked whether there is room to decode them; smaller ones never wait
 SHARE = 0.7  # of the memory that is free, for decoding
@@ -116,27 +116,8 @@ class DiffusionPainter:
         self.levels(knobs)
         self.sampler(knobs)
         check_seeds(request, knobs)
-        check_sizes(self.parts.recipe, knobs)
-        if knobs.guidance_from > knobs.guidance_to:
-            raise InputError("guidance_from <= guidance_to", f"{knobs.guidance_from} > {knobs.guidance_to}")
-        if knobs.threshold and self.parts.recipe.autoencoder is not None:
-            remedy = "Of latents it would cut arbitrary parts: use guidance_rescale, or less guidance."
-            raise InputError(
-                "a model of pixels, which have a range, for `threshold`", "one of latents, which have none", remedy
-            )
-        width, height = size = request.size or self.size
-        step = self.parts.step
-        if min(size) < step or width % step or height % step or max(size) > MOST:
-            near = tuple(max(step, round(min(side, MOST) / step) * step) for side in size)
-            raise InputError(
-                f"sides from {step} to {MOST} divisible by {step}",
-                f"{width} x {height}",
-                f"Nearest: {near[0]} x {near[1]}.",
-            )
-        larger = final_size(size, knobs.upscale, step)
-        if max(larger) > MOST:
-            given = f"{width} x {height} enlarged {knobs.upscale:g} times"
-            raise InputError(f"sides of at most {MOST} in the end", given, f"upscale can be {MOST / max(size):.4g} here")
+        size = request.size or self.size
+        check_settings(self.parts, knobs, size)
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
         if request.start is not None:
@@ -220,6 +201,7 @@ class DiffusionPainter:
     ) -> Generator[Event, None, tuple[Tensor, Beginning | None]]:
         """From noise, or from what the pictures begin with, to clean latents; returns them, and the latter."""
         knobs, requests = prompts.knobs, prompts.requests
+        clamp = knobs.clamp == "sample"
         guide = self.guide(knobs.clip_model) if knobs.clip_guidance else None
         if prompts.plain:
             told, negative = self._conditions(requests)
@@ -241,7 +223,7 @@ class DiffusionPainter:
             keep = partial(begun.kept, noise=drawn) if begun.keeps else None
         run.note(self._pixels, x)
         if spread is not None:
-            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep)
+            x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep, clamp)
         if knobs.upscale == 1 or not run.going:
             return x, begun
         x = enlarged(x, larger, self.codec, knobs.upscale_in, self.precision)
@@ -255,7 +237,8 @@ class DiffusionPainter:
             x = again[0].alpha.to(x) * x + again[0].sigma.to(x) * drawn
             keep = partial(begun.kept, noise=drawn) if begun is not None and begun.keeps else None
             run.note(self._pixels, x)
-            x = yield from self._run(sampler(make(again.steps, spread.steps if spread else 0), x, again, noise), run, keep)
+            before = spread.steps if spread else 0
+            x = yield from self._run(sampler(make(again.steps, before), x, again, noise), run, keep, clamp)
         return x, begun
 
     def _run(
@@ -263,6 +246,7 @@ class DiffusionPainter:
         walk: Walk,
         run: Run,
         keep: Callable[[Tensor, NoiseLevel], Tensor] | None = None,  # what a sample is changed to after each step
+        clamp: bool = False,  # whether samples are kept to [-1, 1]
     ) -> Generator[Event, None, Tensor]:
         """Pull a sampler to its end, telling of each step; returns the final sample, zeros where a picture was lost."""
         edited: Tensor | None = None
@@ -279,6 +263,8 @@ class DiffusionPainter:
                 if not run.going:
                     return step.x
             edited = keep(step.x, step.level) if keep is not None else None
+            if clamp:
+                edited = (step.x if edited is None else edited).clamp(-1, 1)
             if run.lost:
                 edited = quiet(step.x if edited is None else edited)
             run.note(self._pixels, step.x if edited is None else edited)

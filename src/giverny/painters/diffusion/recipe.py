@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -20,7 +21,9 @@ from ...base.tensors import unfilled
 from ...checkpoints.native import fill
 from ...data.loader import Fit
 from ...denoisers.dit import DiT, DiTRecipe
+from ...denoisers.double_unet import DoubleUNet, DoubleUNetRecipe
 from ...denoisers.precondition import DiscreteDenoiser
+from ...denoisers.simple_unet import Plain, SimpleUNet, SimpleUNetRecipe
 from ...denoisers.unet import UNet, UNetRecipe
 from ...sampling.schedules import ScheduleRecipe
 from ...text.bert import BertRecipe, BertText
@@ -30,12 +33,13 @@ from ...text.tokenizer import Tokenizer
 from ...training.contrast import ContrastRecipe
 from ...training.denoise import DenoiseRecipe
 from ...training.loop import LoopRecipe
+from ...training.pairs import PairsRecipe
 from ...training.reconstruct import ReconstructRecipe
 from ...training.sharpen import SharpenRecipe
 from .inpainting import fed
 
 Autoencoder = KLAutoencoder | VQAutoencoder
-Backbone = UNet | DiT  # a denoiser's
+Backbone = UNet | DiT | SimpleUNet | DoubleUNet  # a denoiser's
 
 
 def by_family(usual: str) -> Discriminator:
@@ -51,16 +55,25 @@ AutoencoderRecipe = Annotated[Annotated[KLRecipe, Tag("kl")] | Annotated[VQRecip
 TowerRecipe = Annotated[
     Annotated[ClipTextRecipe, Tag("clip-text")] | Annotated[BertRecipe, Tag("bert")], by_family("clip-text")
 ]  # of what reads
-BackboneRecipe = Annotated[Annotated[UNetRecipe, Tag("unet")] | Annotated[DiTRecipe, Tag("dit")], by_family("unet")]
+BackboneRecipe = Annotated[
+    Annotated[UNetRecipe, Tag("unet")]
+    | Annotated[DiTRecipe, Tag("dit")]
+    | Annotated[SimpleUNetRecipe, Tag("simple")]
+    | Annotated[DoubleUNetRecipe, Tag("double")],
+    by_family("unet"),
+]
 
 
-def step_of(autoencoder: KLRecipe | VQRecipe | None, network: UNetRecipe | DiTRecipe) -> int:
-    """What the sides of a picture are divisible by: pixels along a latent, times latents along a transformer's place."""
-    return (autoencoder.factor if autoencoder is not None else 1) * (network.patch if isinstance(network, DiTRecipe) else 1)
+def step_of(autoencoder: KLRecipe | VQRecipe | None, network: UNetRecipe | DiTRecipe | Plain) -> int:
+    """What the sides of a picture are divisible by: pixels along a latent, times latents along a transformer's place, or along
+    the lowest place of a plain U-Net."""
+    along = network.patch if isinstance(network, DiTRecipe) else network.step if isinstance(network, Plain) else 1
+    return (autoencoder.factor if autoencoder is not None else 1) * along
 
 
 class DataRecipe(Frozen):
     source: str = Field(description="a named set (see `giverny data`) or a path to pictures")
+    photographs: str | None = Field(None, description="pictures of the other kind, where denoiser.pairs learns two kinds")
     size: tuple[int, int] = Field((32, 32), description="width and height that pictures are brought to")
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour")
     fit: Fit = Field("crop", description="how pictures are brought to size")
@@ -111,7 +124,17 @@ class TextStage(StageRecipe):
 class DenoiserStage(StageRecipe):
     network: BackboneRecipe
     objective: DenoiseRecipe = DenoiseRecipe()
+    pairs: PairsRecipe | None = Field(None, description="learn two kinds, data.source and data.photographs, at once")
+    critic: CriticRecipe | None = Field(None, description="looks at middle pieces, where pairs.adversarial is above 0")
     mask_padding: bool = Field(True, description="hide the padding after a caption from cross-attention")
+
+
+def nothing_said(recipe: dict[str, Any]) -> TextStage:
+    """The least there is to read words with, as chance draws it: for a denoiser that is told nothing. It is not trained."""
+    data = recipe["data"]
+    sizes = {"width": 8, "layers": 1, "heads": 1, "inner": 8}
+    image = ClipImageRecipe(**sizes, size=data.size[0], patch=math.gcd(data.size[0], 8), channels=data.channels)
+    return TextStage(vocabulary=514, learn=False, text=ClipTextRecipe(**sizes, length=8), image=image, shared_width=8)
 
 
 class DiffusionRecipe(Frozen):
@@ -127,7 +150,7 @@ class DiffusionRecipe(Frozen):
     schedule: ScheduleRecipe = ScheduleRecipe()
     autoencoder: AutoencoderStage | None = None
     decoder: DecoderStage | None = None
-    text: TextStage
+    text: TextStage = Field(default_factory=nothing_said, description="left out where the denoiser is told nothing")
     denoiser: DenoiserStage
     knobs: dict[str, Any] = Field(default_factory=dict, description="the model's own painting defaults")
     prompts: tuple[str, ...] = ()
@@ -135,6 +158,8 @@ class DiffusionRecipe(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> DiffusionRecipe:
         net, text = self.denoiser.network, self.text.text
+        if "text" not in self.model_fields_set and (net.cross or net.additive):
+            raise ValueError("[text] is wanted, for a denoiser that is told words")
         step = step_of(self.autoencoder.network if self.autoencoder is not None else None, net)
         if self.autoencoder is not None:
             wanted = self.autoencoder.network.latent_channels
@@ -164,8 +189,28 @@ class DiffusionRecipe(Frozen):
             raise ValueError("text.given brings its own words and is not trained: leave text.words and text.learn as they are")
         if self.autoencoder is not None and self.autoencoder.objective.perceptual > 0 and not self.trains_text:
             raise ValueError("autoencoder.objective.perceptual looks with CLIP's picture tower, which is not trained here")
-        if self.text.image.channels != self.data.channels or (self.text.image.size,) * 2 != self.data.size:
+        seen = self.text.image
+        if self.trains_text and (seen.channels, (seen.size,) * 2) != (self.data.channels, self.data.size):
             raise ValueError(f"text.image wants size and channels of data, {self.data.size} and {self.data.channels}")
+        return self
+
+    @model_validator(mode="after")
+    def _of_two_kinds(self) -> DiffusionRecipe:
+        net, pairs, critic = self.denoiser.network, self.denoiser.pairs, self.denoiser.critic
+        two = isinstance(net, DoubleUNetRecipe) or (isinstance(net, SimpleUNetRecipe) and net.kinds == 2)
+        other = self.data.photographs is not None
+        told = {"a network of two kinds": two, "denoiser.pairs": pairs is not None, "data.photographs": other}
+        if any(told.values()) != all(told.values()):
+            missing = [name for name, there in told.items() if not there]
+            raise ValueError(f"two kinds of pictures want {', '.join(told)}; missing: {', '.join(missing)}")
+        if pairs is not None and self.autoencoder is not None:
+            raise ValueError("denoiser.pairs works on pixels: leave out the autoencoder")
+        if pairs is not None and pairs.sees_middle and not isinstance(net, DoubleUNetRecipe):
+            raise ValueError("denoiser.pairs weighs a middle piece, which a network of family 'double' alone has")
+        if (pairs is not None and pairs.adversarial > 0) != (critic is not None):
+            raise ValueError("denoiser.critic and pairs.adversarial above 0 want each other")
+        if critic is not None and critic.picture_channels != self.data.channels:
+            raise ValueError(f"denoiser.critic.picture_channels wants to be data.channels = {self.data.channels}")
         return self
 
     @property

@@ -29,11 +29,13 @@ from ...text.clip import Clip
 from ...text.tokenizer import Tokenizer
 from ...training.contrast import Contrast
 from ...training.denoise import DenoiseObjective
+from ...training.pairs import Critics, PairsObjective, PairsRecipe
 from ...training.parallel import World
 from ...training.plan import PACE
 from ...training.reconstruct import Reconstruct
 from ...training.sharpen import Sharpen
 from .clips import given_folder, open_reader
+from .kinds import Photographs, paired
 from .painter import DiffusionPainter
 from .recipe import Autoencoder, Backbone, DiffusionRecipe, ModelRecipe, Parts, StageRecipe, assemble
 
@@ -65,6 +67,8 @@ class DiffusionWorkshop:
         self.tokenizer: Tokenizer | None = None
         self.denoiser: Backbone | None = None
         self.scale = LatentScale()
+        other = self.recipe.data.photographs
+        self.photographs = Photographs(other, self.recipe.data) if other is not None else None
         self._pictures = Kept(self.source, self.recipe.data.size, self.recipe.data.channels)  # by all stages
 
     # -- what the run asks for -----------------------------------------------------------------------------------------
@@ -78,8 +82,10 @@ class DiffusionWorkshop:
 
     def jobs(self) -> Iterator[StageJob]:
         """Stages in order; each is asked for only after the one before has been accepted."""
-        usual = {"share"} if self.recipe.data.share == 1 else set()
-        recipe, data = self.recipe, [self.recipe.data.model_dump(exclude={"source"} | usual), self.source.fingerprint]
+        usual = {"source", "photographs"} | ({"share"} if self.recipe.data.share == 1 else set())
+        recipe, data = self.recipe, [self.recipe.data.model_dump(exclude=usual), self.source.fingerprint]
+        if self.photographs is not None:
+            data.append(self.photographs.source.fingerprint)
 
         def job(name: str, stage: StageRecipe, made_with: list[Any], start: Any, keep: Any) -> StageJob:
             # Neither the share of a budget nor the pace of a loop makes another stage of it.
@@ -267,6 +273,8 @@ class DiffusionWorkshop:
 
     def _denoise(self) -> tuple[Objective, Any, Batch]:
         stage = self.recipe.denoiser
+        if stage.pairs is not None:
+            return self._denoise_pairs(stage.pairs)
         path = self.latents()
         with seeded(stage.loop.seed, "denoiser"):
             network = stage.network.build().to(self.device)
@@ -276,9 +284,10 @@ class DiffusionWorkshop:
         )
         parts = self.parts()
         network.train().requires_grad_(True)
+        told = stage.network.cross or stage.network.additive
         objective = DenoiseObjective(
-            network, self.recipe.schedule.table(), stage.objective, lambda texts: parts.condition(list(texts)),
-            lambda: self._preview(parts),
+            network, self.recipe.schedule.table(), stage.objective,
+            (lambda texts: parts.condition(list(texts))) if told else None, lambda: self._preview(parts),
         )  # fmt: skip
 
         def batches(start: int) -> Iterator[Batch]:
@@ -287,6 +296,25 @@ class DiffusionWorkshop:
 
         held = loader.batch_of(np.zeros(len(self.held), dtype=np.int64), self.held)
         return objective, batches, held
+
+    def _denoise_pairs(self, pairs: PairsRecipe) -> tuple[Objective, Any, Batch]:
+        """Of paintings and photographs at once, on their pixels."""
+        stage, photographs = self.recipe.denoiser, self.photographs
+        assert photographs is not None
+        with seeded(stage.loop.seed, "denoiser"):
+            network = stage.network.build().to(self.device)
+        with seeded(stage.loop.seed, "critic"):
+            critics = Critics(stage.critic.build).to(self.device) if stage.critic is not None else None
+        self.denoiser = network
+        parts = self.parts()
+        network.train().requires_grad_(True)
+        objective = PairsObjective(
+            network, self.recipe.schedule.table(), stage.objective, pairs, critics, lambda: self._preview(parts)
+        )
+        batch, seed, shard = stage.loop.batch, stage.loop.seed, (self.world.rank, self.world.size)
+        ours = self._loader(batch, seed, self.kept)
+        theirs = photographs.loader(batch, seed, photographs.kept, shard, WORKERS)
+        return objective, lambda start: paired(ours, theirs, start, self.device), photographs.held_beside(self._fixed())
 
     def _preview(self, parts: Parts) -> Tensor:
         """Eight pictures per example prompt, noise fixed: what is compared from preview to preview."""
@@ -297,7 +325,8 @@ class DiffusionWorkshop:
         return torch.stack([to_tensor(done[r.id].pixels) for r in requests])
 
     def _keep_denoiser(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        self.latents()
+        if self.autoencoder is not None:
+            self.latents()
         network = self.recipe.denoiser.network.build()
         fill(network, tensors["denoiser"], "denoiser")
         self.denoiser = network.to(self.device).eval().requires_grad_(False)
