@@ -19,6 +19,7 @@ from ..base.contracts import Frozen
 
 Norm = Literal["instance", "batch"]
 MOST = 8  # a level is at most so many times as wide as the first
+SHORT = 1e-4  # vectors shorter than this stay shorter than 1, or their gradients would have no bound
 
 
 def norm_of(kind: Norm, channels: int) -> nn.Module:
@@ -167,7 +168,7 @@ class Projections(nn.Module):
         for head, seen, where in zip(self.heads, maps, places, strict=True):
             vectors = seen.flatten(2).transpose(1, 2)  # (B, h w, c)
             taken = vectors.gather(1, where[:, :, None].expand(-1, -1, vectors.shape[2]))
-            made.append(F.normalize(head(taken), dim=-1))
+            made.append(F.normalize(head(taken), dim=-1, eps=SHORT))
         return made
 
 

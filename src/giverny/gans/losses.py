@@ -176,7 +176,7 @@ def _hole(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     inside = []
     for draws, side in ((down, x.shape[-2]), (across, x.shape[-1])):
         length = math.floor(side * HOLE + 0.5)
-        first = _whole(draws, 0, side - (length + 1) % 2)[:, None] - length // 2
+        first = _whole(draws, 0, side - length % 2)[:, None] - length // 2
         place = torch.arange(side, device=x.device)
         inside.append((place >= first) & (place < first + length))
     return (~(inside[0][:, None, :, None] & inside[1][:, None, None, :])).to(x)
