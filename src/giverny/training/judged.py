@@ -103,11 +103,6 @@ class Judged:
         return {"loss": loss} | {key: value.detach() for key, value in told.items()}
 
 
-def history_of(size: int, pixels: tuple[int, int], channels: int) -> History:
-    """pixels: width and height of the pictures kept."""
-    return History(size, (channels, pixels[1], pixels[0]))
-
-
 def epoch_of(batch: dict[str, Any]) -> int:
     """The epoch that a batch belongs to: of its latest row."""
     return int(torch.as_tensor(batch["epochs"]).max())

@@ -42,6 +42,7 @@ class CycleRecipe(Frozen):
 
 
 class TranslateRecipe(Frozen):
+    family: Literal["cycle"] = "cycle"
     judged: JudgedRecipe = JudgedRecipe()
     cycle: CycleRecipe = CycleRecipe()
     identity: float = Field(10.0, ge=0, description="weight of leaving alone what is in the domain already; 0: not asked for")

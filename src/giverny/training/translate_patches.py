@@ -7,7 +7,7 @@ paper, pictures of the wanted domain go the same way, so that they are left alon
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from .translate import Translation
 
 
 class PatchTranslateRecipe(Frozen):
+    family: Literal["patches"] = "patches"
     judged: JudgedRecipe = JudgedRecipe(history=0)
     contrast: float = Field(1.0, ge=0, description="weight of finding the places of what is given")
     contrast_own: float = Field(
