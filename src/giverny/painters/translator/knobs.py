@@ -1,7 +1,5 @@
 """What can be turned when a translator paints. Imported by the command line too, so nothing heavy in here."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from ...base.knobs import Knobs
@@ -13,5 +11,5 @@ class TranslatorKnobs(Knobs):
     memory: int = Field(
         2048, ge=0, le=1_000_000, description="MiB that translating may take: a larger picture is done in tiles; 0 is no limit"
     )
-    denoise: Literal[0, 3, 5] = Field(0, description="median of so many pixels a side, over what was painted; 0 is off")
+    denoise: int = Field(0, ge=0, le=4, description="median over so many pixels to each side of what was painted; 0 is off")
     sharpen: float = Field(0.0, ge=0, le=5, description="unsharp mask of so much, behind that; 0 is off")

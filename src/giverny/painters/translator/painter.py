@@ -127,7 +127,7 @@ class TranslatorPainter:
         """uint8 (H, W, 3): the translation, worked over, laid over the picture as far as strength and mask say."""
         image = Image.fromarray(to_pixels(task.canvas.cut(made))[0])
         if task.knobs.denoise:
-            image = image.filter(ImageFilter.MedianFilter(task.knobs.denoise))
+            image = image.filter(ImageFilter.MedianFilter(2 * task.knobs.denoise + 1))
         if task.knobs.sharpen:
             image = image.filter(ImageFilter.UnsharpMask(percent=round(100 * task.knobs.sharpen)))
         pixels, strength = np.array(image), task.start.strength
