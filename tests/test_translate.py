@@ -419,3 +419,47 @@ def test_what_was_timed_or_taken_back_leaves_no_picture_in_a_history():
     assert history.count == 0 and not history.pictures.any()
     made.modules["critic_given"].model[0].weight.data.fill_(float("nan"))
     assert updates.step(0, batch, 1.0, "float32")["skipped"] == 1 and history.count == 0
+
+
+UNET = UnetRecipe(channels=4, levels=3, gain=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["plain", "little history", "augmented", "better cycles", "patches", "unet"])
+def test_a_batch_in_parts_is_the_whole_batch(name, precision):
+    """Each draw is a row's own, histories take rows in order, and one picture alone has the gradients it has among others."""
+    recipe, pixel_critic = VARIANTS.get(name, VARIANTS["plain"])
+    ends = []
+    for parts in (1, ROWS):
+        made = objective(recipe, pixel_critic, UNET if name == "unet" else None)
+        updates = Updates(
+            made, LOOP.model_copy(update={"accumulate": parts, "precision": precision}), World(), torch.device("cpu")
+        )
+        updates.begin()
+        slopes = []
+        batch = updates._parts(updates.ready(batch_of(0)))
+        scratch = [{} for _ in batch]
+        for turn in updates.turns:
+            slopes.append(updates._gradients(turn, 0, batch, scratch, precision, 0.5)["loss"])
+            slopes += [p.grad.double().clone() for p in updates.parameters[turn.name] if p.grad is not None]
+        ends.append(slopes)
+    for one, other in zip(*ends, strict=True):
+        one, other = torch.as_tensor(one), torch.as_tensor(other)
+        # biases before a norm have slopes of rounding errors
+        close, dead = {"float64": (1e-9, 1e-12), "float32": (2e-3, 1e-4)}[precision]
+        assert (one - other).norm() <= close * one.norm() + dead
+
+
+@pytest.mark.parametrize("name", ["plain", "cutmix", "augmented", "weighted as printed", "patches"])
+def test_in_bfloat16_losses_are_nearly_the_same(name):
+    recipe, pixel_critic = VARIANTS[name]
+    ends = []
+    for precision in ("float32", "bfloat16"):
+        updates = Updates(
+            objective(recipe, pixel_critic), LOOP.model_copy(update={"precision": precision}), World(), torch.device("cpu")
+        )
+        updates.begin()
+        told = updates.step(0, next(batches(0)), 1.0, precision, 0.5)
+        ends.append([told["generators.loss"], told["critics.loss"]])
+        assert not told["skipped"]
+    assert ends[0] == pytest.approx(ends[1], rel=0.05)

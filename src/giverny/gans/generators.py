@@ -166,8 +166,9 @@ class Projections(nn.Module):
         """maps: (B, c, h, w); places: (B, N) indices into h * w, one for each map -> (B, N, width) for each map."""
         made = []
         for head, seen, where in zip(self.heads, maps, places, strict=True):
-            vectors = seen.flatten(2).transpose(1, 2)  # (B, h w, c)
-            taken = vectors.gather(1, where[:, :, None].expand(-1, -1, vectors.shape[2]))
+            # Taken first, turned afterwards: torch 2.13's instance norm gives wrong gradients on CPUs where what comes back
+            # to it is laid out the other way round and there is one picture.
+            taken = seen.flatten(2).gather(2, where[:, None].expand(-1, seen.shape[1], -1)).transpose(1, 2)  # (B, N, c)
             made.append(F.normalize(head(taken), dim=-1, eps=SHORT))
         return made
 
