@@ -13,12 +13,27 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..base.contracts import Frozen, Streams
-from ..gans import losses
 from ..gans.history import History
+from ..gans.losses import (
+    DRAWS,
+    Change,
+    Kind,
+    Outputs,
+    augmented,
+    best,
+    cut_mask,
+    flat_mask,
+    inconsistency,
+    kept_of,
+    mixed,
+    printed_inconsistency,
+    score,
+    verdicts,
+)
 
 
 class JudgedRecipe(Frozen):
-    kinds: tuple[losses.Kind, ...] = Field(
+    kinds: tuple[Kind, ...] = Field(
         ("squares",), min_length=1, description="least squares, cross-entropy as the U-Net critic's paper has it, or both added"
     )
     real_share: float = Field(0.5, gt=0, lt=1, description="weight of real pictures in the critic's loss; the rest is of fakes")
@@ -34,7 +49,7 @@ class JudgedRecipe(Frozen):
     top: float = Field(1.0, gt=0, le=1, description="share of a batch that top-k training ends with; 1: all are kept")
     top_decay: float = Field(0.99, gt=0, le=1, description="how many are kept of the former epoch's")
     top_by: Literal["score", "loss"] = Field("score", description="keep what the critic takes for real, or the lowest losses")
-    augment: tuple[losses.Change, ...] = Field((), description="how all that a critic sees is changed, gradients let through")
+    augment: tuple[Change, ...] = Field((), description="how all that a critic sees is changed, gradients let through")
 
 
 class Judged:
@@ -47,7 +62,7 @@ class Judged:
     def modules(self) -> dict[str, nn.Module]:
         return {f"critic_{self.name}": self.critic, f"history_{self.name}": self.history}
 
-    def outputs(self, pixels: Tensor) -> losses.Outputs:
+    def outputs(self, pixels: Tensor) -> Outputs:
         made: Any = self.critic(pixels)
         return tuple(out.to(pixels.dtype) for out in (made if isinstance(made, tuple) else (made,)))
 
@@ -55,13 +70,13 @@ class Judged:
         changes = self.recipe.augment
         if not changes:
             return pixels
-        draws = streams.uniform(f"augment.{self.name}.{who}", (len(pixels), losses.DRAWS))
-        return losses.augmented(pixels, changes, draws)
+        draws = streams.uniform(f"augment.{self.name}.{who}", (len(pixels), DRAWS))
+        return augmented(pixels, changes, draws)
 
     def _mask(self, pixels: Tensor, streams: Streams) -> Tensor:
         draws = streams.uniform(f"mix.{self.name}", (len(pixels), 4))
         sides = (pixels.shape[2], pixels.shape[3])
-        return losses.cut_mask(draws, sides) if self.recipe.mixing == "cutmix" else losses.flat_mask(draws, sides)
+        return cut_mask(draws, sides) if self.recipe.mixing == "cutmix" else flat_mask(draws, sides)
 
     def _ramp(self, streams: Streams) -> float:
         return min(1.0, streams.progress / self.recipe.mixing_warmup) if self.recipe.mixing_warmup else 1.0
@@ -70,14 +85,14 @@ class Judged:
         """(what the maker of these fakes hears, (); how real each is taken to be, (B,)). real: of the same domain."""
         recipe = self.recipe
         outputs = self.outputs(self._changed(fake, "made", streams))
-        each, judged = losses.verdicts(outputs, [1.0] * len(outputs), recipe.kinds), losses.score(outputs)
-        kept = losses.kept_of(len(fake), epoch, recipe.top, recipe.top_decay)
+        each, judged = verdicts(outputs, [1.0] * len(outputs), recipe.kinds), score(outputs)
+        kept = kept_of(len(fake), epoch, recipe.top, recipe.top_decay)
         if kept < len(fake):
-            value = losses.best(each, judged if recipe.top_by == "score" else -each, kept)
+            value = best(each, judged if recipe.top_by == "score" else -each, kept)
         else:
             value = each.mean()
         if recipe.mixing != "none" and recipe.mixing_form == "printed":
-            apart = losses.printed_inconsistency(self._mask(fake, streams), real, fake)
+            apart = printed_inconsistency(self._mask(fake, streams), real, fake)
             value = value + self._ramp(streams) * recipe.consistency * apart
         return value, judged
 
@@ -89,15 +104,15 @@ class Judged:
         real, fake = self._changed(real, "real", streams), self._changed(fake, "fake", streams)
         on_real, on_fake = self.outputs(real), self.outputs(fake)
         parts = len(on_real)
-        missed = losses.verdicts(on_real, [1.0] * parts, recipe.kinds).mean()
-        fooled = losses.verdicts(on_fake, [0.0] * parts, recipe.kinds).mean()
-        told = {"real": losses.score(on_real).mean(), "fake": losses.score(on_fake).mean()}
+        missed = verdicts(on_real, [1.0] * parts, recipe.kinds).mean()
+        fooled = verdicts(on_fake, [0.0] * parts, recipe.kinds).mean()
+        told = {"real": score(on_real).mean(), "fake": score(on_fake).mean()}
         loss = parts * (recipe.real_share * missed + (1 - recipe.real_share) * fooled)
         if recipe.mixing != "none" and recipe.mixing_form == "paper":
             mask = self._mask(real, streams)
-            on_mixed = self.outputs(losses.mixed(mask, real, fake))
-            told["mask"] = losses.verdicts(on_mixed, (0.0, mask), recipe.kinds).mean()
-            told["inconsistency"] = losses.inconsistency(on_mixed[1], mask, on_real[1], on_fake[1])
+            on_mixed = self.outputs(mixed(mask, real, fake))
+            told["mask"] = verdicts(on_mixed, (0.0, mask), recipe.kinds).mean()
+            told["inconsistency"] = inconsistency(on_mixed[1], mask, on_real[1], on_fake[1])
             further = recipe.mask * told["mask"] + recipe.consistency * told["inconsistency"]
             loss = loss + self._ramp(streams) * further
         return {"loss": loss} | {key: value.detach() for key, value in told.items()}

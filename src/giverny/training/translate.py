@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..base.contracts import Batch, Frozen, Streams, Turn
 from ..base.ssim import ssim
-from ..gans import losses
+from ..gans.losses import absolute, between, score
 from .judged import Judged, JudgedRecipe, epoch_of
 
 
@@ -37,8 +37,8 @@ class CycleRecipe(Frozen):
         """(weight, share of the features) at a share of the run."""
         ends = self.weight if self.weight_end is None else self.weight_end
         further = self.features if self.features_end is None else self.features_end
-        share = losses.between(self.features, further, progress)
-        return losses.between(self.weight, ends, progress), 1 - share if self.swapped else share
+        share = between(self.features, further, progress)
+        return between(self.weight, ends, progress), 1 - share if self.swapped else share
 
 
 class TranslateRecipe(Frozen):
@@ -145,13 +145,13 @@ class CycleTranslation(Translation):
         """Weighted error between a picture and what came back. became: score of what it was in between."""
         cycle = self.recipe.cycle
         weight, share = cycle.now(streams.progress)
-        apart = (1 - share) * losses.absolute(again, first)
+        apart = (1 - share) * absolute(again, first)
         if share:
             with torch.no_grad():
                 before = judge.critic.features(first).to(first.dtype)  # type: ignore[operator]
-            apart = apart + share * losses.absolute(judge.critic.features(again).to(first.dtype), before)  # type: ignore[operator]
+            apart = apart + share * absolute(judge.critic.features(again).to(first.dtype), before)  # type: ignore[operator]
         if cycle.weighting != "none":
             with torch.no_grad():
-                judged = became if cycle.weighting == "generated" else losses.score(judge.outputs(first))
+                judged = became if cycle.weighting == "generated" else score(judge.outputs(first))
             apart = apart * judged.detach().clamp(0, 1)
         return weight * apart.mean()

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..base.contracts import Batch, Frozen, Streams
-from ..gans import losses
+from ..gans.losses import patch_contrast, places_of
 from .judged import Judged, JudgedRecipe, epoch_of
 from .translate import Translation
 
@@ -63,12 +63,12 @@ class PatchTranslation(Translation):
         for index, seen in enumerate(ours):
             count = seen.shape[2] * seen.shape[3]
             draws = streams.uniform(f"places.{name}.{index}", (len(seen), count))
-            places.append(losses.places_of(draws, self.recipe.places))
+            places.append(places_of(draws, self.recipe.places))
         found = self.projections(ours, places)
         with torch.no_grad():
             among = self.projections(theirs, places)
         each = [
-            losses.patch_contrast(a.to(made.dtype), b.to(made.dtype), self.recipe.temperature)
+            patch_contrast(a.to(made.dtype), b.to(made.dtype), self.recipe.temperature)
             for a, b in zip(found, among, strict=True)
         ]
         return torch.stack(each).mean()
