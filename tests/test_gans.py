@@ -176,3 +176,15 @@ def test_the_verdict_on_a_pixel_hangs_on_what_is_there():
     (slope,) = torch.autograd.grad(critic(x)[1][0, 0, 8, 8], x)
     assert slope[..., 8, 8].abs().max() > 0 and not slope[..., 40:, 40:].any()
     assert F.relu(critic.features(x)).sum((2, 3)).shape == (1, 16)
+
+
+def test_a_residual_generator_does_not_see_the_colour_of_the_whole_and_a_unet_does():
+    """Its first norm takes away what all places of a map share; the U-Net hands the first maps across without a norm."""
+    x, tint = torch.randn(1, 3, 32, 32, dtype=torch.float64) / 4, torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    moved = x + tint[:, None, None]
+    for recipe, sees in (
+        (ResnetRecipe(channels=4, blocks=1, gain=0.2), False),
+        (UnetRecipe(channels=4, levels=3, gain=0.2), True),
+    ):
+        network = recipe.build().double()
+        assert (bool((network(x) - network(moved)).abs().max() > 1e-3)) == sees
