@@ -130,6 +130,13 @@ def test_a_large_picture_goes_through_in_tiles_and_tells_of_each(painter):
     assert np.abs(whole - made).mean() < 8
 
 
+@pytest.mark.parametrize("generator", [ResnetRecipe(channels=2, blocks=1), UnetRecipe(channels=2, levels=4)])
+def test_a_strip_however_long_goes_through(generator):
+    canvas = tiles.mirrored(to_tensor(smooth(6000, 24))[None], generator.step)
+    *_, made = steps = list(tiles.through(generator.build().eval(), canvas.pixels, generator.step, 256))
+    assert len(steps) > 20 and canvas.cut(made).shape == (1, 3, 24, 6000) and bool(torch.isfinite(made).all())
+
+
 def test_memory_that_is_too_little_says_how_much_it_takes(painter):
     said = ask(painter, begun(smooth(700, 420)), memory=1)
     assert "MiB or more" in said

@@ -133,7 +133,8 @@ def through(network: nn.Module, pixels: Tensor, step: int, tile: int | None) -> 
         yield made.to(torch.promote_types(made.dtype, torch.float32))
         return
     shared = sharing(network)
-    small = [max(step, math.floor(side * min(1.0, tile / max(pixels.shape[2:])) / step) * step) for side in pixels.shape[2:]]
+    scale = min(1.0, tile / math.sqrt(pixels.shape[2] * pixels.shape[3]))  # as many pixels as a tile
+    small = [max(2, math.floor(side * scale / step)) * step for side in pixels.shape[2:]]
     shared(F.interpolate(pixels.float(), small, mode="bilinear", antialias=True).to(pixels.dtype))
     whole = torch.zeros_like(pixels, dtype=torch.promote_types(pixels.dtype, torch.float32))
     for top in _spans(pixels.shape[2], step, tile):
