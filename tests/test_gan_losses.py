@@ -65,7 +65,7 @@ def test_a_cut_mask_is_a_box_of_the_drawn_area():
 
 def test_cut_masks_are_half_real_in_the_mean_and_stay_inside():
     masks = losses.cut_mask(draws(4000, 4), (16, 16))
-    assert abs(masks.mean() - 0.5) < 0.02
+    assert abs(masks.mean() - 0.5) < 0.04  # six standard deviations
     assert masks.shape == (4000, 1, 16, 16)
 
 
