@@ -1,6 +1,7 @@
 """What every family of painters must keep, proved on its `tiny`. A new file in `painters` is tested here without a word."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -14,8 +15,10 @@ import torch
 from giverny.assembly import families, family, load_recipe, open_painter, train
 from giverny.base.contracts import Done, Failed, Painter, Progress, Request, Started
 from giverny.base.errors import InputError
+from giverny.base.images import png_bytes
 from giverny.base.recipe import to_toml
 from giverny.base.runtime import PictureStreams
+from giverny.base.start import Enclosed, Start
 from giverny.checkpoints.native import read_card, read_weights
 from giverny.pipelines.text2image import collect
 from giverny.training.log import read_log
@@ -29,7 +32,18 @@ def painter(name, tiny_runs) -> Painter:
     return open_painter(tiny_runs[name])
 
 
+def offered(painter, *requests):
+    """The requests, each begun with a picture that its seed draws where the painter cannot do without one."""
+    if "start" not in getattr(painter, "needs", ()):
+        return list(requests)
+    size = (painter.size[1], painter.size[0], 3)
+    drawn = [png_bytes(np.random.default_rng(r.seed).integers(0, 256, size, dtype=np.uint8)) for r in requests]
+    files = [Enclosed(name="drawn.png", sha256=hashlib.sha256(png).hexdigest(), content=png) for png in drawn]
+    return [r.model_copy(update={"start": Start(picture=f, strength=1.0)}) for r, f in zip(requests, files, strict=True)]
+
+
 def ask(painter, *requests):
+    requests = offered(painter, *requests)
     return [p.pixels for p in collect(painter.paint(requests), requests)]
 
 
@@ -56,7 +70,7 @@ def test_is_a_painter(painter, name):
 
 
 def test_events_tell_the_whole_story(painter):
-    events = list(painter.paint([request(1), request(2)], previews=True))
+    events = list(painter.paint(offered(painter, request(1), request(2)), previews=True))
     for wanted in (request(1).id, request(2).id):
         mine = [e for e in events if e.id == wanted]
         assert isinstance(mine[0], Started) and isinstance(mine[-1], Done)
@@ -85,7 +99,7 @@ def test_a_picture_is_independent_of_its_batch(painter):
 def test_two_requests_at_once_equal_one_after_the_other(painter):
     wanted = [request(5, "a red circle"), request(6, "a blue square")]
     alone = [ask(painter, w)[0] for w in wanted]
-    interleaved = [painter.paint([w]) for w in wanted]
+    interleaved = [painter.paint(offered(painter, w)) for w in wanted]
     done = {}
     while interleaved:
         for stream in list(interleaved):
@@ -107,7 +121,7 @@ def test_two_requests_at_once_equal_one_after_the_other(painter):
 
 
 def test_closing_cancels(painter):
-    stream = painter.paint([request(1)])
+    stream = painter.paint(offered(painter, request(1)))
     next(stream)
     stream.close()
     assert list(stream) == []
@@ -116,11 +130,19 @@ def test_closing_cancels(painter):
 
 def test_a_bad_request_fails_alone(painter):
     bad = [request(1, knobs={"no_such_knob": 1}), request(2, size=(3, 3)), request(3)]
-    events = list(painter.paint(bad))
+    events = list(painter.paint(offered(painter, *bad)))
     failed = {e.id: e.reason for e in events if isinstance(e, Failed)}
     assert set(failed) == {bad[0].id, bad[1].id}
     assert "no_such_knob" in failed[bad[0].id] and all(len(reason) > 20 for reason in failed.values())
     assert [e.id for e in events if isinstance(e, Done)] == [bad[2].id]
+
+
+def test_what_a_painter_needs_it_can_follow_and_says_it_misses(painter):
+    needs = getattr(painter, "needs", frozenset())
+    assert needs <= getattr(painter, "can", frozenset())
+    (last,) = (e for e in painter.paint([request(1)]) if isinstance(e, Done | Failed))
+    assert isinstance(last, Failed) == bool(needs)
+    assert not needs or "picture" in last.reason
 
 
 def test_saved_and_opened_elsewhere_it_paints_the_same(painter, name, tiny_runs, tmp_path):
@@ -198,7 +220,8 @@ def test_card_says_what_it_is(name, tiny_runs):
 
 
 def test_provenance_is_complete(painter):
-    made = collect(painter.paint([request(3, size=painter.size)]), [request(3, size=painter.size)])[0]
+    asked = offered(painter, request(3, size=painter.size))
+    made = collect(painter.paint(asked), asked)[0]
     told = made.provenance
     assert told.fingerprint == painter.fingerprint and told.request.seed == 3 and told.batch == 1
     assert set(told.knobs) == set(painter.knobs.model_fields)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "giverny"
 
 # floor of each room, and what it may import (see docs/map.md); a room may always import itself
-NETWORKS = {"text", "autoencoders", "denoisers", "perception"}
+NETWORKS = {"text", "autoencoders", "denoisers", "perception", "gans"}
 BELOW_4 = {"base", "layers", *NETWORKS, "data", "sampling", "steering", "metrics", "checkpoints"}
 MAY = {
     "base": set(),
@@ -19,12 +19,14 @@ MAY = {
     "autoencoders": {"base", "layers"},
     "denoisers": {"base", "layers"},
     "perception": {"base", "layers"},
+    "gans": {"base", "layers"},
     "data": {"base"},
     "sampling": {"base"},
     "steering": {"base", "layers"},
     "checkpoints": {"base"},
     "metrics": {"base"},
-    "training": {"base", "sampling", "denoisers.precondition"},  # of the networks' rooms only what a prediction means
+    # of the networks' rooms only what a prediction means, and what generators and critics are told
+    "training": {"base", "sampling", "denoisers.precondition", "gans.losses", "gans.history"},
     "painters": BELOW_4 | {"training"},
     "judges": {"base", "perception", "data", "checkpoints", "training"},
     "pipelines": {"base", "training", "sampling", "steering", "metrics", "data"},

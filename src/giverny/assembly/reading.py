@@ -11,6 +11,7 @@ from ..base.errors import InputError, nearest
 from ..base.recipe import check, override, read_recipe, with_preset
 from ..data.catalog import open_named
 from ..data.toy import ToyShapes
+from ..data.unpaired import Unpaired
 from .opening import PACKAGE, families, family, judges
 
 
@@ -59,3 +60,10 @@ def find_recipe(name: str | Path, part: str = ".") -> Path:
 def open_source(name: str, fetch: bool = True) -> Source:
     """Training data by name or path; "toy" is made on the spot."""
     return ToyShapes(count=256, size=16) if name == "toy" else open_named(name, fetch=fetch)
+
+
+def open_data(data: Any, fetch: bool = True) -> Source:
+    """What a recipe's `data` names: one set, or two that do not correspond, where it has `sources`."""
+    names = getattr(data, "sources", (data.source,))
+    opened = [open_source(name, fetch) for name in names]
+    return opened[0] if len(opened) == 1 else Unpaired(*opened)

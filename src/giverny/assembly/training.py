@@ -23,11 +23,12 @@ from ..compare.cells import Clock
 from ..compare.report import write_report
 from ..data.catalog import CATALOG
 from ..data.head import Head
+from ..data.unpaired import Unpaired
 from ..pipelines.probe import probe
 from ..pipelines.train import StageReport, train_stages
 from ..training.parallel import World, world
 from .opening import family, judges
-from .reading import load_recipe, open_source
+from .reading import load_recipe, open_data
 
 # How seconds are counted: by the clock on the wall, or those that this process keeps a processor busy, summed over its
 # threads, which depend little on what else the machine does.
@@ -54,7 +55,7 @@ def train(
     with world() as processes, _alone(run) if processes.leads else nullcontext():
         if not resume and processes.leads and (run / "stages").exists():
             raise InputError("a fresh run folder, or --resume", f"{run}, which holds a run", "Or name another with --out.")
-        found = source if source is not None else open_source(checked.data.source)
+        found = source if source is not None else open_data(checked.data)
         workshop = family(checked.family).workshop(checked, found, run / "cache", processes, place)
         told_first = False
         try:
@@ -90,13 +91,22 @@ def _alone(run: Path) -> Iterator[None]:
             Path(lock.lock_file).unlink()
 
 
+def facts_of(name: str) -> dict[str, str]:
+    """Name, licence and homepage of a named set; nothing of others."""
+    entry = CATALOG.get(name)
+    return {} if entry is None else {"name": entry.name, "licence": entry.licence, "homepage": entry.homepage}
+
+
 def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device, clock: Clock = "wall") -> Card:
     """The card of a finished run: what it was trained on, for how long, on which machine."""
     stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
     data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
-    data |= _published(recipe.data.source)
+    data |= facts_of(recipe.data.source)
+    if isinstance(source, Unpaired):
+        data |= {"name": source.name, "pictures": len(source)}
+        data["given"] = {"name": source.given.name, "pictures": len(source.given)} | facts_of(recipe.data.given)
     if (other := getattr(recipe.data, "photographs", None)) is not None:  # pictures of the other kind, where a model learns two
-        data["photographs"] = {"name": other, **_published(other)}
+        data["photographs"] = {"name": other, **facts_of(other)}
     machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
     training = {
         "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
@@ -107,23 +117,16 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
     }
     return Card(
         family=recipe.family, name=recipe.name, title=recipe.title, size=result.size, recipe=dict(result.recipe),
-        task="pictures to words" if recipe.family in judges() else "text to picture",
+        task="pictures to words" if recipe.family in judges() else family(recipe.family).task,
         knobs=dict(result.knobs), prompts=result.prompts, data=data, licence=recipe.licence, training=training,
     )  # fmt: skip
-
-
-def _published(name: str) -> dict[str, str]:
-    """What the catalogue says of a named set; nothing of other pictures."""
-    if name not in CATALOG:
-        return {}
-    entry = CATALOG[name]
-    return {"name": entry.name, "licence": entry.licence, "homepage": entry.homepage}
 
 
 def probe_training(recipe: Frozen, budget: float | None = None, device: str = "auto") -> list[dict[str, Any]]:
     """What a training would take, from three steps of each stage on a few pictures; nothing is kept."""
     checked: Any = recipe
-    found = open_source(checked.data.source)
+    found = open_data(checked.data)
+    few = found.head(1024) if isinstance(found, Unpaired) else Head(found, 1024)
     place = pick_device(device)
     make = family(checked.family).workshop
-    return probe(lambda cache: make(checked, Head(found, 1024), cache, World(), place), budget or checked.budget, place)
+    return probe(lambda cache: make(checked, few, cache, World(), place), budget or checked.budget, place)

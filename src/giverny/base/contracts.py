@@ -279,7 +279,8 @@ class Painter(Protocol):
     """Any maker of pictures. `paint` may be called by several threads at once; closing its iterator cancels the work.
 
     A painter that follows optional parts of a request (`Request.asks`) names them in an attribute `can: frozenset[str]`. One
-    without that attribute follows none, and `pipelines.walk.able` keeps such requests from it.
+    without that attribute follows none, and `pipelines.walk.able` keeps such requests from it. Those that it cannot do without
+    it names in `needs: frozenset[str]`: a request that lacks one fails.
     """
 
     family: str

@@ -154,6 +154,7 @@ class Family:
     workshop: (recipe, source, cache folder, world, device) -> Workshop.
     open: (model folder, card, device, precision, backend name) -> Painter; of a judge (model folder, card, device) -> an
     instrument that also says what pictures show.
+    task: what goes in and what comes out, for the card.
     """
 
     name: str
@@ -162,3 +163,4 @@ class Family:
     tiny: Callable[[], Frozen]
     workshop: Callable[..., Workshop]
     open: Callable[..., Any]
+    task: str = "text to picture"

@@ -140,6 +140,21 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+class seeded:
+    """Initial weights from a named seed; torch's global generator is put back afterwards."""
+
+    def __init__(self, *parts: int | str) -> None:
+        self.seed = derive_seed(*parts)
+        self._fork = torch.random.fork_rng(devices=[])
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Let torch use `count` threads within the block (None: as many as before). Raises InputError below 1."""

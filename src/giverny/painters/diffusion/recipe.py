@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 from torch import Tensor, nn
 
 from ...autoencoders.codec import LatentCodec, LatentScale, PixelCodec
@@ -17,6 +17,7 @@ from ...autoencoders.kl import KLAutoencoder, KLRecipe
 from ...autoencoders.vq import VQAutoencoder, VQRecipe
 from ...base.contracts import Codec, Condition, Frozen
 from ...base.errors import InputError
+from ...base.knobs import by_family
 from ...base.tensors import unfilled
 from ...checkpoints.native import fill
 from ...data.loader import Fit
@@ -40,16 +41,6 @@ from .inpainting import fed
 
 Autoencoder = KLAutoencoder | VQAutoencoder
 Backbone = UNet | DiT | SimpleUNet | DoubleUNet  # a denoiser's
-
-
-def by_family(usual: str) -> Discriminator:
-    """Tells the members of a union apart by their `family`; a recipe that does not say is of the usual one."""
-
-    def family(network: Any) -> str:
-        return str(network.get("family", usual) if isinstance(network, dict) else getattr(network, "family", usual))
-
-    return Discriminator(family)
-
 
 AutoencoderRecipe = Annotated[Annotated[KLRecipe, Tag("kl")] | Annotated[VQRecipe, Tag("vq")], by_family("kl")]
 TowerRecipe = Annotated[

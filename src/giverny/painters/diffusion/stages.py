@@ -19,7 +19,7 @@ from ...base.contracts import Batch, Objective, Request, Source, StageJob, Train
 from ...base.errors import InputError
 from ...base.files import fingerprint, fingerprint_tensors
 from ...base.images import to_tensor
-from ...base.runtime import derive_seed
+from ...base.runtime import derive_seed, seeded
 from ...checkpoints.native import fill
 from ...data.latents import LatentLoader, statistics, write_latents
 from ...data.loader import Kept, Loader
@@ -330,18 +330,3 @@ class DiffusionWorkshop:
         network = self.recipe.denoiser.network.build()
         fill(network, tensors["denoiser"], "denoiser")
         self.denoiser = network.to(self.device).eval().requires_grad_(False)
-
-
-class seeded:
-    """Initial weights from a named seed; torch's global generator is put back afterwards."""
-
-    def __init__(self, *parts: int | str) -> None:
-        self.seed = derive_seed(*parts)
-        self._fork = torch.random.fork_rng(devices=[])
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)

@@ -1,0 +1,147 @@
+"""Two sets of pictures that do not correspond: what is given, and what it is to look like (Zhu et al. 2017).
+
+Batches go through what is given epoch by epoch, and draw what is wanted at random. As all batches here they are a function
+of (seed, step).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..base.contracts import Batch, Sample, Source
+from ..base.errors import InputError
+from .chance import hashed
+from .head import Head
+from .loader import Fit, Kept, Loader
+
+
+class Unpaired:
+    """Both sets as one (a contracts.Source): what is wanted, then what is given."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, wanted: Source, given: Source) -> None:
+        for source in (wanted, given):
+            if not len(source):
+                raise InputError("two sets with pictures", f"{source.name}, which is empty")
+        self.wanted, self.given = wanted, given
+        self.name = f"{given.name} to {wanted.name}"
+        self.fingerprint = f"{given.fingerprint}-{wanted.fingerprint}"
+
+    def __len__(self) -> int:
+        return len(self.wanted) + len(self.given)
+
+    def _at(self, index: int) -> tuple[Source, int]:
+        first = len(self.wanted)
+        return (self.wanted, index) if index < first else (self.given, index - first)
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        source, place = self._at(index)
+        return source.captions_of(place)
+
+    def read(self, index: int) -> Sample:
+        source, place = self._at(index)
+        return source.read(place)
+
+    def head(self, count: int) -> Unpaired:
+        """The first pictures of both."""
+        return Unpaired(Head(self.wanted, count), Head(self.given, count))
+
+
+def held_out(source: Source, count: int, group: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices kept for validation, the others), about `count` and at most a fifth of the pictures held.
+
+    group: a pattern; pictures whose names have the same text in its first bracket (or match it with the same text) lie on one
+    side, as crops of one photograph should. Empty: each for itself. Raises InputError for a pattern that is none or fits no
+    name, and where nothing would be left on one side.
+    """
+    total = len(source)
+    most = max(1, min(count, total // 5))
+    members: dict[str, list[int]] = {}
+    if group:
+        try:
+            pattern = re.compile(group)
+        except re.error as error:
+            raise InputError("a pattern of names (a regular expression)", f"{group!r}: {error}") from error
+        for index, name in enumerate(_names(source)):
+            found = pattern.search(name)
+            members.setdefault(name if found is None else found[1 if pattern.groups else 0], []).append(index)
+        if len(members) == total > 1:
+            raise InputError(f"a pattern that some names of {source.name} share", f"{group!r}, which sets all apart")
+    else:
+        members = {str(index): [index] for index in range(total)}
+    groups = [members[name] for name in sorted(members)]
+    order = hashed("held out", seed, 0, np.arange(len(groups))).argsort(kind="stable")
+    held: list[int] = []
+    for place in order:
+        if len(held) + len(groups[place]) <= most or not held:
+            held += groups[place]
+        if len(held) >= most:
+            break
+    kept = sorted(set(range(total)) - set(held))
+    if not kept:
+        raise InputError("pictures to learn from beside those held out", f"{source.name}, {total} in one group")
+    return np.array(sorted(held), np.int64), np.array(kept, np.int64)
+
+
+def _names(source: Source) -> list[str]:
+    """Where a source lists its files, without reading one."""
+    entries: Any = getattr(source, "entries", None)
+    return [entry.name for entry in entries] if entries is not None else [source.read(i).name for i in range(len(source))]
+
+
+class _Drawn(Loader):
+    """Pictures drawn with replacement, each draw an epoch of its own."""
+
+    def rows_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        places = step * self.batch + np.asarray(self._rows)
+        return places, self._subset[hashed("drawn", self._seed, 0, places) % np.uint64(len(self._subset))]
+
+
+class UnpairedLoader(Loader):
+    """Batches of both sets. Mirrored and cut out of a somewhat larger picture, each picture for itself."""
+
+    def __init__(
+        self,
+        source: Unpaired,
+        *,
+        size: tuple[int, int],  # width and height of what is handed out
+        batch: int,
+        seed: int,
+        fit: Fit = "crop",
+        flip: bool = False,
+        jitter: int = 0,  # pixels by which a side is larger before a random part of it is cut out
+        shard: tuple[int, int] = (0, 1),
+        workers: int = 2,
+        given: np.ndarray | None = None,  # indices to take; None: all
+        wanted: np.ndarray | None = None,
+        kept: tuple[Kept, Kept] | None = None,  # of what is given and of what is wanted, at `size` and `jitter` more
+    ) -> None:
+        larger = (size[0] + jitter, size[1] + jitter)
+        common: dict[str, Any] = dict(size=larger, channels=3, batch=batch, fit=fit, flip=flip, shard=shard)
+        first, second = kept or (None, None)
+        super().__init__(source.given, **common, seed=seed, workers=workers, subset=given, kept=first)
+        self._wanted = _Drawn(source.wanted, **common, seed=seed + 1, workers=0, subset=wanted, kept=second)
+        self._cut, self._jitter = size, jitter
+        self._longest = max(len(self._subset), len(self._wanted._subset))
+
+    def batch_at(self, step: int) -> Batch:
+        """given, wanted: float32 (b, 3, H, W) in [-1, 1]; epochs: int64 (b,), of the larger set."""
+        places = step * self.batch + np.asarray(self._rows)
+        return {
+            "given": self._part(super().batch_at(step)["pixels"], *self.rows_at(step)),
+            "wanted": self._part(self._wanted.batch_at(step)["pixels"], *self._wanted.rows_at(step)),
+            "epochs": torch.from_numpy(places // self._longest),
+        }
+
+    def _part(self, pixels: torch.Tensor, epochs: np.ndarray, indices: np.ndarray) -> torch.Tensor:
+        if not self._jitter:
+            return pixels
+        steps = np.uint64(self._jitter + 1)
+        across, down = ((hashed(name, self._seed, epochs, indices) % steps).tolist() for name in ("across", "down"))
+        wide, high = self._cut
+        return torch.stack([p[:, y : y + high, x : x + wide] for p, x, y in zip(pixels, across, down, strict=True)])

@@ -1,0 +1,15 @@
+"""What can be turned when a translator paints. Imported by the command line too, so nothing heavy in here."""
+
+from pydantic import Field
+
+from ...base.knobs import Knobs
+
+
+class TranslatorKnobs(Knobs):
+    """Settings of one picture. A model's card may carry its own defaults; what a request says wins."""
+
+    memory: int = Field(
+        2048, ge=0, le=1_000_000, description="MiB that translating may take: a larger picture is done in tiles; 0 is no limit"
+    )
+    denoise: int = Field(0, ge=0, le=4, description="median over so many pixels to each side of what was painted; 0 is off")
+    sharpen: float = Field(0.0, ge=0, le=5, description="unsharp mask of so much, behind that; 0 is off")
