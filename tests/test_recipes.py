@@ -41,14 +41,18 @@ def test_a_recipe_is_whole_and_its_networks_fit_together(name, preset):
     wide, high = recipe.data.size
     shape = (2, recipe.data.channels, high, wide)
     with torch.device("meta"), torch.no_grad():
-        autoencoder, denoiser = recipe.autoencoder.network.build(), recipe.denoiser.network.build()
-        latents = autoencoder.encode(torch.empty(shape)).mean
-        factor = recipe.autoencoder.network.factor
-        assert latents.shape == (2, recipe.denoiser.network.in_channels, high // factor, wide // factor)
-        assert autoencoder.decode(latents).shape == shape
-        words = torch.empty(2, recipe.text.text.length, recipe.text.text.width)
-        told = denoiser.prepare(Condition(vectors=words, pooled=torch.empty(2, recipe.text.shared_width)))
-        assert denoiser(latents, torch.empty(2), told).shape == latents.shape
+        denoiser, latents = recipe.denoiser.network.build(), torch.empty(shape)
+        if recipe.autoencoder is not None:
+            autoencoder = recipe.autoencoder.network.build()
+            latents = autoencoder.encode(torch.empty(shape)).mean
+            factor = recipe.autoencoder.network.factor
+            assert latents.shape == (2, recipe.denoiser.network.in_channels, high // factor, wide // factor)
+            assert autoencoder.decode(latents).shape == shape
+        condition = Condition()
+        if recipe.text is not None:
+            words = torch.empty(2, recipe.text.text.length, recipe.text.text.width)
+            condition = Condition(vectors=words, pooled=torch.empty(2, recipe.text.shared_width))
+        assert denoiser(latents, torch.empty(2), denoiser.prepare(condition)).shape == latents.shape
         for stage in (recipe.autoencoder, recipe.decoder):
             if stage is not None and stage.critic is not None:
                 assert stage.critic.build()(torch.empty(shape))[-1].shape[0] == 2

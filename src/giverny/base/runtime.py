@@ -1,4 +1,4 @@
-"""The machine: devices and precisions by what they can do, random streams, threads, memory.
+"""The machine: devices and precisions by what they can do, random streams, threads, memory, interrupts.
 
 One random stream per picture, always drawn on the CPU in float32 and converted afterwards: a picture's noise then
 depends on its seed alone, not on its batch, device or precision.
@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -266,3 +268,27 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf, some systems not these names
         return None
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C within the block is heard at its end; a second one at once. Other handlers than Python's own are left alone."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    asked = False
+
+    def hear(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt

@@ -333,16 +333,18 @@ def previewed(painting: Any, file: Path) -> Generator[Any, None, None]:
 def saved(picture: Any, file: Path, quality: int | None, voice: Voice) -> Path:
     """Write a picture; as PNG where a file of the kind that was wanted has no room for its words. Returns the file."""
     from ..base.errors import InputError
+    from ..base.runtime import interrupts_held_back
 
-    try:
-        picture.save(file, quality)
-        return file
-    except InputError as error:
-        if file.suffix != SUFFIXES["jpeg"]:
-            raise
-        voice.say(f"note: {file.stem} is written as PNG: {error}")
-        picture.save(file.with_suffix(".png"))
-        return file.with_suffix(".png")
+    with interrupts_held_back():  # what is painted is written whole
+        try:
+            picture.save(file, quality)
+            return file
+        except InputError as error:
+            if file.suffix != SUFFIXES["jpeg"]:
+                raise
+            voice.say(f"note: {file.stem} is written as PNG: {error}")
+            picture.save(file.with_suffix(".png"))
+            return file.with_suffix(".png")
 
 
 def write_trace(pictures: list[Any], folder: Path, first: int, voice: Voice) -> None:

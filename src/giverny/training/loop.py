@@ -21,7 +21,7 @@ from ..base.contracts import Batch, Objective, Turn
 from ..base.errors import InputError
 from ..base.files import atomic_write, fingerprint
 from ..base.images import png_bytes, to_pixels
-from ..base.runtime import derive_seed
+from ..base.runtime import derive_seed, interrupts_held_back
 from ..base.sheet import grid
 from . import state
 from .log import RunLog
@@ -29,7 +29,7 @@ from .parallel import World
 from .plan import PACE, Plan
 from .plan import LoopRecipe as LoopRecipe
 from .streams import StepStreams
-from .updates import Updates, interrupts_held_back
+from .updates import Updates
 
 PATIENCE = 20  # updates in a row that may be non-finite before a run stops
 TRIALS = 3  # gradients that are timed before a run,
