@@ -84,11 +84,11 @@ def brought(path: Path, names: Sequence[str], precision: torch.dtype) -> dict[st
     """
     from safetensors import safe_open
 
-    found: dict[str, Tensor] = {}
-    while len(found) < len(names):
+    left, found = list(dict.fromkeys(names)), dict[str, Tensor]()
+    while len(found) < len(left):
         with safe_open(str(path), "pt") as file:
             seen = 0
-            for name in names[len(found) :]:
+            for name in left[len(found) :]:
                 value = file.get_tensor(name)
                 found[name] = value.to(precision) if value.is_floating_point() else value
                 seen += value.nbytes
