@@ -9,10 +9,11 @@ from PIL import Image
 
 from giverny.base.errors import InputError
 from giverny.base.images import to_pixels
+from giverny.data.crops import held_out
 from giverny.data.folders import open_source
 from giverny.data.loader import Kept
 from giverny.data.toy import ToyShapes
-from giverny.data.unpaired import Unpaired, UnpairedLoader, held_out
+from giverny.data.unpaired import Unpaired, UnpairedLoader
 
 
 @pytest.fixture
@@ -99,18 +100,18 @@ def test_crops_of_one_photograph_lie_on_one_side(crops):
     number = lambda rows: {crops.entries[i].name.split("_")[1] for i in rows}  # noqa: E731
     splits = set()
     for seed in range(20):
-        held, kept = held_out(crops, 6, group, seed)
+        held, kept = held_out(crops, 6, seed, group)
         assert sorted([*held, *kept]) == list(range(21)) and 1 <= len(held) <= 21 // 5
         assert not number(held) & number(kept)
         splits.add(tuple(held))
     assert len(splits) > 3
-    assert np.array_equal(held_out(crops, 6, group, 1)[0], held_out(crops, 6, group, 1)[0])
+    assert np.array_equal(held_out(crops, 6, 1, group)[0], held_out(crops, 6, 1, group)[0])
 
 
 def test_without_a_pattern_each_picture_stands_for_itself(crops):
-    held, kept = held_out(crops, 3, "", 0)
+    held, kept = held_out(crops, 3, 0, "")
     assert len(held) == 3 and len(kept) == 18
-    assert len(held_out(ToyShapes(count=10, size=8), 100, "", 0)[0]) == 2  # at most a fifth
+    assert len(held_out(ToyShapes(count=10, size=8), 100, 0, "")[0]) == 2  # at most a fifth
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_without_a_pattern_each_picture_stands_for_itself(crops):
 )
 def test_patterns_that_part_nothing_are_refused(crops, group, said):
     with pytest.raises(InputError, match=said):
-        held_out(crops, 3, group, 0)
+        held_out(crops, 3, 0, group)
 
 
 def test_an_empty_domain_is_named(both):

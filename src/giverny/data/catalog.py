@@ -23,6 +23,7 @@ from . import captions as words
 from .arrays import find_idx, open_idx
 from .captions import Captions
 from .cifar import is_cifar, open_cifar
+from .crops import part_of
 from .folders import Kind, open_source
 from .named import open_clothing, open_emoji, open_products
 
@@ -174,11 +175,12 @@ _SETS = (
     DataSet(
         name="monet-paintings",
         what="paintings by Claude Monet",
-        count="300",
+        count="240 + 60",
         size="256x256",
         licence="public domain (the painter died in 1926)",
         homepage="https://github.com/UIBER2023/CycleGAN-Photo2Monet",
         reader="folder",
+        splits=("train", "test"),
         files=(
             File(
                 name="monet_256.zip",
@@ -190,11 +192,12 @@ _SETS = (
     DataSet(
         name="landscape-photos",
         what="crops of 74 landscape photographs",
-        count="345",
+        count="276 + 69",
         size="256x256",
         licence="CC0 1.0, CC BY-SA 4.0 or LGPL 3.0, photograph by photograph (see sources.csv)",
         homepage="https://github.com/KDE/plasma-workspace-wallpapers",
         reader="folder",
+        splits=("train", "test"),
         files=(
             File(
                 name="photos_256.zip",
@@ -362,7 +365,8 @@ def open_named(
             return open_products(place, tolerate)
         case "emoji":
             return open_emoji(folder / entry.files[0].name)
-    return open_source(place, tolerate=tolerate, kind=kind)
+    found = open_source(place, tolerate=tolerate, kind=kind)
+    return part_of(found, split) if len(entry.splits) > 1 else found
 
 
 def raw_files(name: str) -> Path:

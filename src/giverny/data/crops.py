@@ -1,40 +1,65 @@
-"""Crops of photographs: those of one photograph overlap, so all of them are learnt from or all held out."""
+"""Parts of a set that share nothing: crops of one photograph overlap, so all of them are learnt from or all held out."""
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from ..base.contracts import Source
-from ..base.runtime import derive_seed
-from .folders import FolderSource
+from ..base.errors import InputError
+from .chance import hashed
+from .parted import Chosen
 
-CROP = re.compile(r"(.+_\d+)_\d+")  # photo_017_2: the third crop of photograph 17
+CROP = r"(.+_\d+)_\d+\.\w+$"  # photo_017_2.jpg: the third crop of photograph 17
+TESTED = 5  # one picture in so many is of the test part
 
 
-def photographs_of(source: Source) -> list[str]:
-    """The photograph that each picture of a source is of: by its file's name where that reads as a crop's, else its own."""
-    if not isinstance(source, FolderSource):
+def photographs_of(source: Source, pattern: str = CROP) -> list[str]:
+    """The photograph that each picture of a source is of: what its file's name matches in the pattern's first bracket (or
+    matches at all, where there is none), else its own name. No pattern, or a source without files: each for itself.
+
+    Raises InputError for a pattern that is none.
+    """
+    entries = getattr(source, "entries", None)
+    if not pattern or entries is None:
         return [str(index) for index in range(len(source))]
-    found = []
-    for entry in source.entries:
-        place = PurePosixPath(entry.name)
-        crop = CROP.fullmatch(place.stem)
-        found.append(str(place.with_name(crop[1])) if crop else entry.name)
-    return found
+    try:
+        known = re.compile(pattern)
+    except re.error as error:
+        raise InputError("a pattern of names (a regular expression)", f"{pattern!r}: {error}") from error
+    place = 1 if known.groups else 0
+    return [found[place] if (found := known.search(entry.name)) else entry.name for entry in entries]
 
 
-def held_out(source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(held out, kept): indices, int64, rising. Whole photographs, drawn at random by the source's fingerprint, until `count`
-    pictures or more are held out; at most a fifth of the photographs, and at least one. One photograph alone is both."""
-    names = np.array(photographs_of(source))
-    different = np.unique(names)
-    order = np.random.default_rng(derive_seed("held out", source.fingerprint)).permutation(different)
-    sizes = np.array([(names == name).sum() for name in order])
-    enough = int(np.searchsorted(sizes.cumsum(), count)) + 1
-    chosen = order[: min(enough, max(1, len(order) // 5))]
-    held = np.isin(names, chosen)
-    everything = np.arange(len(names))
-    return everything[held], everything[~held] if len(order) > 1 else everything
+def held_out(source: Source, count: int, seed: int, pattern: str = CROP) -> tuple[np.ndarray, np.ndarray]:
+    """(held out, kept): indices, int64, rising. Whole photographs, drawn at random, of `count` pictures and at most a fifth in
+    all (but one photograph at least).
+
+    Raises InputError where nothing would be kept, for a pattern that is none, and for one other than the usual that no two
+    names share.
+    """
+    names, total = photographs_of(source, pattern), len(source)
+    most = max(1, min(count, total // TESTED))
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        members.setdefault(name, []).append(index)
+    if pattern not in ("", CROP) and len(members) == total > 1:
+        raise InputError(f"a pattern that some names of {source.name} share", f"{pattern!r}, which sets all apart")
+    groups = [members[name] for name in sorted(members)]
+    held: list[int] = []
+    for place in hashed("held out", seed, 0, np.arange(len(groups))).argsort(kind="stable"):
+        if len(held) + len(groups[place]) <= most or not held:
+            held += groups[place]
+        if len(held) >= most:
+            break
+    kept = sorted(set(range(total)) - set(held))
+    if not kept:
+        raise InputError("pictures to learn from beside those held out", f"{source.name}, {total} in one group")
+    return np.array(sorted(held), np.int64), np.array(kept, np.int64)
+
+
+def part_of(source: Source, split: str) -> Chosen:
+    """One part of a set that comes in one: "test", a fifth of it, or "train", the rest. Always the same ones."""
+    tested, learnt = held_out(source, len(source), 0)
+    return Chosen(source, [int(row) for row in (tested if split == "test" else learnt)], split)

@@ -6,7 +6,6 @@ of (seed, step).
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -50,48 +49,6 @@ class Unpaired:
     def head(self, count: int) -> Unpaired:
         """The first pictures of both."""
         return Unpaired(Head(self.wanted, count), Head(self.given, count))
-
-
-def held_out(source: Source, count: int, group: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(indices kept for validation, the others), about `count` and at most a fifth of the pictures held.
-
-    group: a pattern; pictures whose names have the same text in its first bracket (or match it with the same text) lie on one
-    side, as crops of one photograph should. Empty: each for itself. Raises InputError for a pattern that is none or fits no
-    name, and where nothing would be left on one side.
-    """
-    total = len(source)
-    most = max(1, min(count, total // 5))
-    members: dict[str, list[int]] = {}
-    if group:
-        try:
-            pattern = re.compile(group)
-        except re.error as error:
-            raise InputError("a pattern of names (a regular expression)", f"{group!r}: {error}") from error
-        for index, name in enumerate(_names(source)):
-            found = pattern.search(name)
-            members.setdefault(name if found is None else found[1 if pattern.groups else 0], []).append(index)
-        if len(members) == total > 1:
-            raise InputError(f"a pattern that some names of {source.name} share", f"{group!r}, which sets all apart")
-    else:
-        members = {str(index): [index] for index in range(total)}
-    groups = [members[name] for name in sorted(members)]
-    order = hashed("held out", seed, 0, np.arange(len(groups))).argsort(kind="stable")
-    held: list[int] = []
-    for place in order:
-        if len(held) + len(groups[place]) <= most or not held:
-            held += groups[place]
-        if len(held) >= most:
-            break
-    kept = sorted(set(range(total)) - set(held))
-    if not kept:
-        raise InputError("pictures to learn from beside those held out", f"{source.name}, {total} in one group")
-    return np.array(sorted(held), np.int64), np.array(kept, np.int64)
-
-
-def _names(source: Source) -> list[str]:
-    """Where a source lists its files, without reading one."""
-    entries: Any = getattr(source, "entries", None)
-    return [entry.name for entry in entries] if entries is not None else [source.read(i).name for i in range(len(source))]
 
 
 class _Drawn(Loader):

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ def train_stages(
             with closing(trainer.run()) as reports:
                 for report in reports:
                     yield StageReport(job.name, "step", report)
-            found = _results(trainer)
+            found = trainer.results()
             if world.leads:
                 write_artefact(folder, job.identity, found, trainer)
                 if lent is not None and not lent.exists():
@@ -153,12 +153,6 @@ def _trainer(
     return Trainer(objective, batches, job.loop, folder, validation, seconds, resume, job.identity, world, device, clock, spent)
 
 
-def _results(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """{module: tensors}: averaged where averages are kept; float32 also where float64 was trained in."""
-    modules = {k: dict(m.state_dict()) for k, m in trainer.objective.modules.items()} | trainer.averages
-    return {name: {k: v.float() if v.dtype == torch.float64 else v for k, v in part.items()} for name, part in modules.items()}
-
-
 # -- what finished stages leave -----------------------------------------------------------------------------------------
 
 
@@ -190,6 +184,11 @@ def read_artefact(folder: Path, identity: str, steps: int | None = None) -> dict
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise InputError(f"readable weights in {path}", str(error), f"Remove {folder / 'done.json'}, and resume.") from error
+    return by_module(tensors)
+
+
+def by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """{module: {name: tensor}} of tensors by "module/name"."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         module, name = key.split("/", 1)

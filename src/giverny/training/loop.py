@@ -159,6 +159,7 @@ class Trainer:
             raise InputError("steps or a time budget", "neither", "Set one of them.")
         if self.world.leads:
             state.forget_torn(self.folder)
+            state.forget_later(self.folder, found.step if found is not None else 0)
         if found is not None:
             self._go_on()
         else:
@@ -206,6 +207,8 @@ class Trainer:
                 "The weights are kept as they were before these. Train anew with a lower learning rate, or in float32.",
             )  # fmt: skip
         note = self._write_down(values, log)
+        if log:
+            self._keep(progress)
         return Report(self.counters.step, self.counters.plan.total, self.counters.seconds, values, note)
 
     def _read_clock(self) -> None:
@@ -279,6 +282,12 @@ class Trainer:
                 raise
             return math.inf  # not every operation has a bfloat16 form everywhere
 
+    def results(self) -> dict[str, dict[str, Tensor]]:
+        """{module: tensors}: averaged where averages are kept; float32 also where float64 was trained in."""
+        modules = {k: dict(m.state_dict()) for k, m in self.objective.modules.items()} | self.averages
+        whole = {torch.float64: torch.float32}
+        return {name: {k: v.to(whole.get(v.dtype, v.dtype)) for k, v in part.items()} for name, part in modules.items()}
+
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -295,6 +304,17 @@ class Trainer:
         self.counters = self.counters.model_copy(update={"log_bytes": log.settle(), "seconds": began - self._origin})
         state.write(self.folder / "state", tensors, self.counters)
         self._writing, self._saved = self.clock() - began, self.counters.step
+
+    def _keep(self, before: float) -> None:
+        """A checkpoint where one is due: of the modules of which averages are kept. before: progress before the last step."""
+        wanted, step = self.recipe.checkpoints, self.counters.step
+        if math.floor(wanted * self.counters.plan.progress(step)) > math.floor(wanted * before):
+            made = self.results()
+            names = self.objective.averaged or made
+            flat = {f"{name}/{key}": value for name in names for key, value in made[name].items()}
+            if state.finite(flat):
+                state.keep_checkpoint(self.folder, step, flat)
+            self._mark = self.clock()
 
     def _look(self, validate: bool, show: bool) -> dict[str, float]:
         """Validation with fixed noise, and a picture of how far the averaged weights are."""

@@ -40,6 +40,7 @@ class LoopRecipe(Frozen):
     save_every: int | None = Field(None, ge=1, description="iterations between states; None: about 25 over the run")
     preview_every: int | None = Field(None, ge=1, description="iterations between previews; None: with each state")
     log_every: int = Field(10, ge=1)
+    checkpoints: int = Field(0, ge=0, description="weights kept over the run, evenly spread, to choose from; 0: the last alone")
     seed: int = Field(0, ge=0)
 
     def rate(self, step: int, progress: float) -> float:
@@ -52,7 +53,7 @@ class LoopRecipe(Frozen):
 
 # Entries of a LoopRecipe that say how long to go on and what to write down, and change no step: a run may be resumed with
 # others. Whoever names a stage by its recipe leaves them out.
-PACE = frozenset({"steps", "save_every", "preview_every", "log_every"})
+PACE = frozenset({"steps", "save_every", "preview_every", "log_every", "checkpoints"})
 
 
 class Plan(Frozen):

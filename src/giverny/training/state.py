@@ -23,6 +23,7 @@ from .plan import Plan
 
 KEPT = 2
 PATTERN = "state-*.safetensors"
+CHECKPOINTS = "checkpoints"
 T = TypeVar("T")
 
 
@@ -103,6 +104,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], words: dict[str, st
         seen.add(place)
     with atomic_path(path) as temporary:
         save_file(apart, str(temporary), words)
+
+
+def keep_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """Write `checkpoints/<step>.safetensors` in a stage's folder, whole or not at all."""
+    write_tensors(folder / CHECKPOINTS / f"{step:08d}.safetensors", tensors)
+
+
+def checkpoints_of(folder: Path) -> dict[int, Path]:
+    """{step: file} of what a stage has kept, in order."""
+    return {int(path.stem): path for path in sorted((folder / CHECKPOINTS).glob("*.safetensors"))}
+
+
+def forget_later(folder: Path, step: int) -> None:
+    """Remove checkpoints behind the step that a run goes on from: it will come by other ones."""
+    for later, path in checkpoints_of(folder).items():
+        if later > step:
+            path.unlink()
 
 
 def read_latest(folder: Path) -> tuple[dict[str, Tensor], Counters] | None:

@@ -24,7 +24,7 @@ class Photographs:
     def __init__(self, name: str, data: DataRecipe) -> None:
         self.source: Source = ToyShapes(count=192, size=16, seed=1) if name == "toy" else open_named(name)
         self.data = data
-        self.held, self.kept = held_out(self.source, data.validation)
+        self.held, self.kept = held_out(self.source, data.validation, derive_seed(self.source.fingerprint))
         self._pictures = Kept(self.source, data.size, data.channels)
 
     def loader(self, batch: int, seed: int, subset: np.ndarray, shard: tuple[int, int], workers: int) -> Loader:

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...base.contracts import Frozen
 from ...base.knobs import by_family
+from ...data.crops import CROP
 from ...data.loader import Fit
 from ...gans.critics import CriticRecipe
 from ...gans.generators import GeneratorRecipe, Projections, ResnetGenerator
@@ -31,7 +32,7 @@ class DataRecipe(Frozen):
     flip: bool = Field(True, description="mirror half of the pictures")
     jitter: int = Field(30, ge=0, description="pixels by which pictures are larger before a part of that size is cut out")
     validation: int = Field(32, ge=1, description="pictures of each set held out of training, for validation")
-    group: str = Field("", description="pattern of names: given pictures that share its text are held out together")
+    group: str = Field(CROP, description="pattern of names: given pictures that share its text are held out together")
 
     @property
     def sources(self) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from ...base.errors import InputError
 from ...base.files import fingerprint, fingerprint_tensors
 from ...base.runtime import derive_seed, seeded
 from ...checkpoints.native import fill
+from ...data.crops import held_out
 from ...data.loader import Kept, Loader
-from ...data.unpaired import Unpaired, UnpairedLoader, held_out
+from ...data.unpaired import Unpaired, UnpairedLoader
 from ...training.loop import LoopRecipe
 from ...training.parallel import World
 from ...training.plan import PACE
@@ -37,8 +38,8 @@ class TranslatorWorkshop:
         if not isinstance(self.source, Unpaired):
             raise InputError("two sets of pictures, of what is wanted and of what is given", self.source.name)
         data, sets = self.recipe.data, self.source
-        self.held_given, self.given = held_out(sets.given, data.validation, data.group, derive_seed(sets.given.fingerprint))
-        self.held_wanted, self.wanted = held_out(sets.wanted, data.validation, "", derive_seed(sets.wanted.fingerprint))
+        self.held_given, self.given = held_out(sets.given, data.validation, derive_seed(sets.given.fingerprint), data.group)
+        self.held_wanted, self.wanted = held_out(sets.wanted, data.validation, derive_seed(sets.wanted.fingerprint))
         larger = (data.size[0] + data.jitter, data.size[1] + data.jitter)
         self._kept = Kept(sets.given, larger, 3), Kept(sets.wanted, larger, 3)  # by all stages
         self.made: list[nn.Module] = []  # the finished stages' generators
