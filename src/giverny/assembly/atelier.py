@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..base.contracts import Done, Failed, Instrument, Request, Score, Source
+from ..base.contracts import Done, Failed, Instrument, Request, Score, Source, Start
 from ..base.errors import InputError, choose
-from ..base.images import read_picture
+from ..base.images import png_bytes, read_picture
 from ..base.infotext import read_size
 from ..base.recipe import check, override
+from ..base.start import Enclosed
 from ..checkpoints.model_files import digest_of
 from ..checkpoints.native import read_card
 from ..compare.cells import Cell, ExperimentRecipe
 from ..compare.experiment import Settled
 from ..compare.units import picture_path
 from ..metrics.scores import KINDS
-from ..pipelines.measure import Measured, Shown, measure
+from ..pipelines.measure import PATTERN, Measured, Shown, measure
+from ..pipelines.pairs import Pair, pair_scores
 from .adapters import digests
 from .instruments import cache_folder, open_instrument, open_part
 from .opening import family, find_model, open_clip, open_judge, open_painter, published_path
-from .reading import load_recipe, open_source
+from .reading import load_recipe, open_data, open_source
 from .training import train
 
 # Which measure gives which scores; those of words and of judges need no reference.
@@ -32,6 +35,8 @@ OF_KINDS = {
     "KID": "kid", "FID": "fid", "MiFID": "mifid", "memorization distance": "mifid", "precision": "manifold",
     "recall": "manifold", "coverage": "manifold", "density": "manifold", "diversity": "diversity", "nearest / real": "nearest",
 }  # fmt: skip
+OF_PAIRS = ("SSIM", "change", "untouched")  # beside the picture that painting began from
+PATTERNS = {"checkerboard / real": PATTERN}
 OF_WORDS = ("CLIP cosine", "CLIPScore", "CLIP percent", "R-precision")
 JUDGED = "judged "
 
@@ -49,9 +54,16 @@ def _seed(given: Any) -> int:
     return given
 
 
-# Of a cell's knobs those that are parts of a request. A seed is the first one's, to which a picture's own is added.
-ASKED: Mapping[str, Callable[[Any], Any]] = {"negative": str, "size": _size, "seed": _seed}
-ADAPTERS = "adapters"  # beside them: what pictures depend on as well
+def _strength(given: Any) -> float:
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given <= 1:
+        raise InputError("a strength from 0 to 1", repr(given))
+    return float(given)
+
+
+# Of a cell's knobs those that are parts of a request. A seed is the first one's, to which a picture's own is added; strength
+# is how much is painted anew of the pictures that are given.
+ASKED: Mapping[str, Callable[[Any], Any]] = {"negative": str, "size": _size, "seed": _seed, "strength": _strength}
+ADAPTERS, GIVEN = "adapters", "given"  # beside them: what pictures depend on as well
 
 
 class Bench:
@@ -80,11 +92,18 @@ class Bench:
             checked: Any = load_recipe(str(cell.recipe), cell.overrides, cell.preset)
             kind, own = family(checked.family), getattr(checked, "knobs", {})
             told = checked.model_dump(mode="json", exclude={"budget", "title", "prompts", "licence", "knobs"})
-            model = {"recipe": told, "data": self._source(checked.data.source).fingerprint, "giverny": version("giverny")}
+            model = {"recipe": told, "data": self._data(checked.data).fingerprint, "giverny": version("giverny")}
+            if (other := getattr(checked.data, "photographs", None)) is not None:
+                model |= {"photographs": self._source(other).fingerprint}
         settled = check(kind.knobs, {**own, **knobs}, "knobs").model_dump(mode="json")
         if called := digests([*self.recipe.asked(0, cell)[0], asked.get("negative", "")]):
             asked[ADAPTERS] = called
-        return Settled(model, {**settled, **asked}, {name: self._instrument_of(name) for name in self.recipe.measure})
+        if cell.given and self.recipe.given is not None:
+            asked = {GIVEN: self.given.fingerprint, "strength": self.recipe.given.strength, **asked}
+        elif "strength" in asked:
+            raise InputError("a strength where painting begins from given pictures", f"one of {cell.label}, which has none")
+        instruments = {name: self._instrument_of(name, GIVEN in asked) for name in self.recipe.measure}
+        return Settled(model, {**settled, **asked}, instruments)
 
     def fingerprint(self, folder: Path) -> str:
         if published_path(folder) is not None:
@@ -105,17 +124,30 @@ class Bench:
             self._sources[name] = open_source(name)
         return self._sources[name]
 
-    def _instrument_of(self, name: str) -> dict[str, Any]:
-        """All that a score depends on but the pictures."""
+    def _data(self, data: Any) -> Source:
+        """What a recipe learns from: one set, or two that do not correspond."""
+        named = " and ".join(getattr(data, "sources", (data.source,)))
+        if named not in self._sources:
+            self._sources[named] = open_data(data)
+        return self._sources[named]
+
+    def _instrument_of(self, name: str, given: bool) -> dict[str, Any] | None:
+        """All that a score depends on but the pictures; None where these cannot have it. given: they were begun from others."""
         of = self.recipe.instrument
-        if name in OF_KINDS:
+        if name in OF_PAIRS:
+            if self.recipe.given is None:
+                raise InputError(f"[given] for the score {name!r}", "none", "Name the pictures that painting begins from.")
+            return {"giverny": version("giverny"), "given": self.given.fingerprint} if given else None
+        if name in PATTERNS:
+            told = {"reference": self.reference.fingerprint, "most": of.most}
+        elif name in OF_KINDS:
             told = {"reference": self.reference.fingerprint, "most": of.most, **self.instrument.conditions()}
         elif name in OF_WORDS:
             told = {"clip": of.words, "fingerprint": self.fingerprint(find_model(str(of.words)))} if of.words else {}
         elif name.startswith(JUDGED):
             told = self.judge.conditions() if self.judge is not None else {}
         else:
-            choose(name, (*OF_KINDS, *OF_WORDS, f"{JUDGED}<attribute>", f"{JUDGED}all"), "score")
+            choose(name, (*OF_KINDS, *PATTERNS, *OF_PAIRS, *OF_WORDS, f"{JUDGED}<attribute>", f"{JUDGED}all"), "score")
         if not told:
             entry = "words" if name in OF_WORDS else "judge"
             raise InputError(f"instrument.{entry} for the score {name!r}", "none", "Name a model in [instrument].")
@@ -140,6 +172,18 @@ class Bench:
         return open_part(str(named), self.recipe.instrument.split)
 
     @cached_property
+    def given(self) -> Source:
+        assert self.recipe.given is not None
+        return open_part(self.recipe.given.source, self.recipe.given.split)
+
+    def start(self, number: int, strength: float = 1.0) -> Start:
+        """The picture that the `number`-th of a row is begun from."""
+        sample = self.given.read(number % len(self.given))
+        content = png_bytes(sample.pixels)
+        held = Enclosed(name=sample.name or str(number), sha256=sha256(content).hexdigest(), content=content)
+        return Start(picture=held, strength=strength)
+
+    @cached_property
     def judge(self) -> Any:
         named = self.recipe.instrument.judge
         return open_judge(named, self.device) if named else None
@@ -152,7 +196,8 @@ class Bench:
     # -- work ----------------------------------------------------------------------------------------------------------
 
     def train(self, training: Mapping[str, Any], seed: int, budget: float, folder: Path) -> Generator[Any, None, None]:
-        recipe, source = load_recipe(seeded(training["recipe"], seed)), self._source(training["recipe"]["data"]["source"])
+        recipe: Any = load_recipe(seeded(training["recipe"], seed))
+        source = self._data(recipe.data)
         self._painter = None
         told = train(recipe, folder, budget, True, self.device, source, self.recipe.clock, self.stages)
         with closing(told) as told:  # type: ignore[type-var]
@@ -162,14 +207,17 @@ class Bench:
         self, model: Path, prompts: Sequence[str], knobs: Mapping[str, Any], seeds: Sequence[int], folder: Path
     ) -> Generator[Any, None, None]:
         more = {name: knobs[name] for name in ASKED if name in knobs}
-        first = more.pop("seed", 0)
-        settings = {name: value for name, value in knobs.items() if name not in (*ASKED, ADAPTERS)}
-        asked = [
-            Request(prompt=prompt, seed=first + seed, knobs=settings, id=str(i), **more)
-            for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-            if not picture_path(folder, i).is_file()
-        ]
-        with closing(self._opened(model).paint(asked)) as events:
+        first, strength = more.pop("seed", 0), more.pop("strength", 1.0)
+        settings = {name: value for name, value in knobs.items() if name not in (*ASKED, ADAPTERS, GIVEN)}
+        painter, begun = self._opened(model), GIVEN in knobs
+        if begun and "size" not in more:
+            more["size"] = painter.size
+        asked = []
+        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            if not picture_path(folder, i).is_file():
+                start = self.start(i, strength) if begun else None
+                asked.append(Request(prompt=prompt, seed=first + seed, knobs=settings, id=str(i), start=start, **more))
+        with closing(painter.paint(asked)) as events:
             for event in events:
                 if isinstance(event, Failed):
                     raise InputError("a picture", event.reason)
@@ -180,19 +228,30 @@ class Bench:
     def measure(
         self, pictures: Path, prompts: Sequence[str], seeds: Sequence[int], instruments: Mapping[str, Any]
     ) -> list[Score]:
-        kinds = list(dict.fromkeys(kind for kind in KINDS if kind in {OF_KINDS.get(name) for name in instruments}))
+        of = {**OF_KINDS, **PATTERNS}
+        kinds = list(dict.fromkeys(kind for kind in (*KINDS, PATTERN) if kind in {of.get(name) for name in instruments}))
         worded, judged = any(name in OF_WORDS for name in instruments), any(name.startswith(JUDGED) for name in instruments)
 
         def shown() -> Iterator[Shown]:
             for number, prompt in enumerate(prompts):
                 yield Shown(read_picture(picture_path(pictures, number).read_bytes()), prompt, number=number)
 
-        found: Measured = measure(
-            shown(), self.reference, self.instrument, kinds, space=self.words if worded else None,
-            judge=self.judge if judged else None, cache=cache_folder(), most=self.recipe.instrument.most, count=len(prompts),
-            conditions={"seeds": [min(seeds), max(seeds)]},
-        )  # fmt: skip
-        by_name = {score.name: score for score in found.scores}
+        def pairs() -> Iterator[Pair]:
+            for one in shown():
+                began = self.start(one.number)
+                yield began.picture.name, one.pixels, began.at((one.pixels.shape[1], one.pixels.shape[0])).pixels
+
+        scores: list[Score] = []
+        if any(name in OF_PAIRS for name in instruments):
+            scores += pair_scores(pairs(), len(prompts))
+        if any(name not in OF_PAIRS for name in instruments):
+            found: Measured = measure(
+                shown(), self.reference, self.instrument, kinds, space=self.words if worded else None,
+                judge=self.judge if judged else None, cache=cache_folder(), most=self.recipe.instrument.most,
+                count=len(prompts), conditions={"seeds": [min(seeds), max(seeds)]},
+            )  # fmt: skip
+            scores += found.scores
+        by_name = {score.name: score for score in scores}
         return [by_name[choose(name, by_name, "score")] for name in instruments]
 
 

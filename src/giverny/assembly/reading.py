@@ -31,6 +31,9 @@ def load_recipe(
     return check(family(str(data["family"])).recipe, data, where)
 
 
+BESIDE = {".": (".", "judges"), "experiments": ("experiments", "ablations")}  # parts of the folders that are read as one
+
+
 def recipe_folders() -> tuple[Path, ...]:
     return (Path("recipes"), PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")  # yours, installed, in a checkout
 
@@ -40,7 +43,7 @@ def recipes(part: str = ".") -> dict[str, Path]:
     "experiments")."""
     found: dict[str, Path] = {}
     for folder in recipe_folders():
-        for place in (part, "judges") if part == "." else (part,):
+        for place in BESIDE.get(part, (part,)):
             for path in sorted((folder / place).glob("*.toml")):
                 found.setdefault(path.stem, path)
     return found

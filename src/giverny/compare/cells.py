@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,6 +64,8 @@ class Change(Frozen):
     """What a cell has that the base has not."""
 
     model: str | None = Field(None, description="a finished model instead of a training")
+    recipe: str | None = Field(None, description="another recipe to train")
+    preset: str | None = Field(None, description="of that recipe, or of the experiment's")
     overrides: Assignments = Field((), description='entries of the recipe, such as "denoiser.loop.batch=64"')
     knobs: Assignments = Field(
         (), description='settings of the painting, such as "guidance=3", and of what is asked for ("negative=...", '
@@ -72,12 +74,17 @@ class Change(Frozen):
     words: dict[Annotated[str, Field(min_length=1)], str] = Field(
         default_factory=dict, description="what stands in the prompts -> what stands there instead"
     )
+    given: bool = Field(True, description="begin from the experiment's given pictures, where it has some")
+    seeds: int | None = Field(None, ge=1, description="of the seeds the first so many: 1 gives a value, and decides nothing")
+    against: str | None = Field(None, description="the value of the axis it is compared with, instead of the first")
+    published: str = Field("", description="what a publication says of it, to stand beside what is found")
 
     @property
     def touched(self) -> set[str]:
         """What is changed, whatever it is changed to."""
         named = {f"{kind}.{a.partition('=')[0].strip()}" for kind in ("overrides", "knobs") for a in getattr(self, kind)}
-        return named | {f"words.{part}" for part in self.words} | ({"model"} if self.model is not None else set())
+        whole = {name for name in ("model", "recipe", "preset", "seeds", "against") if getattr(self, name) is not None}
+        return named | {f"words.{part}" for part in self.words} | whole | (set() if self.given else {"given"})
 
 
 class Axis(Frozen):
@@ -113,13 +120,28 @@ class Cell(Frozen):
     overrides: tuple[str, ...] = ()
     knobs: tuple[str, ...] = ()
     words: dict[str, str] = Field(default_factory=dict)
+    given: bool = True
+    seeds: int | None = None
+    against: str | None = None  # the label of the cell it is compared with; None: the base
+    published: str = ""
     share: float = 1.0
 
     @property
     def label(self) -> str:
         """How sentences call it."""
-        named = ", ".join(f"{axis}={value}" for axis, value in self.values.items())
-        return f"control {self.control}" if self.control is not None else named or "base"
+        return f"control {self.control}" if self.control is not None else _label(self.values)
+
+
+def _label(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis}={value}" for axis, value in values.items()) or "base"
+
+
+class GivenRecipe(Frozen):
+    """Pictures that painting begins from, the k-th picture of a row from the k-th of these, and so round again."""
+
+    source: str = Field(description="a named set or a path")
+    split: str = Field("test", description="part of a named set")
+    strength: float = Field(1.0, ge=0, le=1, description="0 the picture as it is, 1 painted anew")
 
 
 class InstrumentRecipe(Frozen):
@@ -158,6 +180,7 @@ class ExperimentRecipe(Recipe):
     primary: str | None = Field(None, description="the score that decides")
     better: Literal["higher", "lower"] | None = Field(None, description="values of it")
     instrument: InstrumentRecipe = InstrumentRecipe()
+    given: GivenRecipe | None = Field(None, description="of painters that begin from pictures")
     against: Literal["base", "each other"] = Field("base", description="what every cell is compared with")
     axis: tuple[Axis, ...] = ()
     control: tuple[Control, ...] = ()
@@ -190,11 +213,16 @@ class ExperimentRecipe(Recipe):
             if not any(part in prompt for prompt in self.prompts):
                 raise ValueError(f"wanted words that stand in a prompt; {part!r} does not")
         for cell in cells(self):
+            if cell.recipe is None and cell.preset is not None:
+                raise ValueError(f"wanted a preset of a recipe ({cell.label}); a finished model has none")
             if cell.model is not None and (cell.overrides or cell.share != 1):
                 raise ValueError(f"wanted knobs alone for a finished model ({cell.label}); overrides and share need a training")
             if cell.model is None and self.budget is None:
                 raise ValueError(f"wanted a budget for what is trained ({cell.label})")
         return self
+
+    def seeds_of(self, cell: Cell) -> tuple[int, ...]:
+        return self.seeds[: cell.seeds]
 
     def asked(self, seed: int, cell: Cell | None = None) -> tuple[list[str], list[int]]:
         """The prompt and the painting seed of every picture of a row. All cells are asked the same, but for a cell's words."""
@@ -220,18 +248,35 @@ def cells(recipe: ExperimentRecipe) -> list[Cell]:
 
 
 def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Change], control: Control | None = None) -> Cell:
-    model = next((change.model for change in reversed(changes) if change.model is not None), recipe.model)
+    def last(name: str, otherwise: Any = None) -> Any:
+        return next((value for change in reversed(changes) if (value := getattr(change, name)) is not None), otherwise)
+
+    model = last("model", None if last("recipe") else recipe.model)
+    trained = last("recipe", recipe.recipe) if model is None else None
     return Cell(
         values=names,
         control=control.name if control else None,
-        recipe=recipe.recipe if model is None else None,
-        preset=recipe.preset if model is None else None,
+        recipe=trained,
+        preset=last("preset", recipe.preset if trained == recipe.recipe else None) if model is None else last("preset"),
         model=model,
         overrides=sum((change.overrides for change in changes), recipe.overrides),
         knobs=sum((change.knobs for change in changes), recipe.knobs),
         words={part: other for change in changes for part, other in change.words.items()},
+        given=recipe.given is not None and all(change.given for change in changes),
+        seeds=last("seeds"),
+        against=_against(recipe, names, changes),
+        published="; ".join(change.published for change in changes if change.published),
         share=control.share if control else 1.0,
     )
+
+
+def _against(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Change]) -> str | None:
+    """The label of the cell that a cell names to be compared with."""
+    others = dict(names)
+    for axis, change in zip(recipe.axis, changes, strict=False):  # a control's own change comes last
+        if change.against is not None:
+            others[axis.name] = choose(change.against, axis.values, f"value of {axis.name}, to compare with")
+    return _label(others) if others != names else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -304,8 +349,14 @@ def tabulate(recipe: ExperimentRecipe, rows: Sequence[Row]) -> Table:
     verdicts: list[Verdict] = []
     instrument = "nothing is measured"
     if recipe.primary is not None and recipe.better is not None:
-        worse = list(dict.fromkeys(row.label for row in rows if row.control is not None))
-        labels = [label for label in outcomes if label not in worse]
-        pairs = [(labels[0], other) for other in labels[1:]] if recipe.against == "base" else list(combinations(labels, 2))
-        instrument, controls, verdicts = judge(outcomes, pairs, labels[0], worse, recipe.primary, recipe.better)
+        known = cells(recipe)
+        worse = [cell.label for cell in known if cell.control is not None]
+        # One seed where others have more is meant to show a direction, and costs those that decide nothing.
+        able = [cell for cell in known if cell.control is None and len(recipe.seeds_of(cell)) > min(1, len(recipe.seeds) - 1)]
+        base = known[0].label
+        if recipe.against == "base":
+            pairs = [(cell.against or base, cell.label) for cell in able if cell.label != base]
+        else:
+            pairs = list(combinations([cell.label for cell in able], 2))
+        instrument, controls, verdicts = judge(outcomes, pairs, base, worse, recipe.primary, recipe.better)
     return Table(experiment=recipe, rows=rows, instrument=instrument, controls=controls, verdicts=verdicts)

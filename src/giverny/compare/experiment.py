@@ -34,7 +34,7 @@ class Settled:
 
     model: Mapping[str, Any] | Path  # all that its training depends on but seed and budget; or the folder of a finished one
     knobs: Mapping[str, Any]  # all that a painting depends on but model, prompts and seeds
-    instruments: Mapping[str, Any]  # score -> all that it depends on but the pictures and what they were asked for
+    instruments: Mapping[str, Any]  # score -> all that it depends on but the pictures and their requests; None: not to be had
 
 
 class Atelier(Protocol):
@@ -138,6 +138,8 @@ def run_experiment(recipe: ExperimentRecipe, atelier: Atelier, store: Path, out:
     done = 0
     for seed in recipe.seeds:
         for cell, settled in ready:
+            if seed not in recipe.seeds_of(cell):
+                continue
             row = yield from engine.row(cell, settled, seed)
             rows[cell.label, seed] = row
             table = tabulate(recipe, list(rows.values()))
@@ -171,7 +173,8 @@ class Engine:
     def survey(self, ready: Sequence[tuple[Cell, Ready]]) -> dict[tuple[str, int], Row]:
         """{(label, seed): the row as far as it is done}, cell by cell."""
         looker = replace(self, looking=True)
-        return {(cell.label, seed): _last(looker.row(cell, how, seed)) for cell, how in ready for seed in self.recipe.seeds}
+        rows = [(cell, how, seed) for cell, how in ready for seed in self.recipe.seeds_of(cell)]
+        return {(cell.label, seed): _last(looker.row(cell, how, seed)) for cell, how, seed in rows}
 
     def _settled(self, cell: Cell) -> Ready:
         try:
@@ -268,6 +271,7 @@ class Engine:
         identities = {
             name: {"painting": facts["painting"], "score": name, "instrument": settled.instruments[name]}
             for name in self.recipe.measure
+            if settled.instruments[name] is not None
         }
         folders = {name: self.units.folder("measuring", identity) for name, identity in identities.items()}
 

@@ -194,9 +194,10 @@ def _test(outcomes: Outcomes, first: str, second: str) -> Paired | str:
     ]
     if failures:
         return failures[0] + (f", and {len(failures) - 1} more" if failures[1:] else "")
-    if len(outcomes[first]) < 2:
+    common = sorted(outcomes[first].keys() & outcomes[second].keys())  # a cell may have been given fewer seeds
+    if len(common) < 2:
         return "one seed"
-    sides = [[float(outcomes[cell][seed]) for seed in sorted(outcomes[first])] for cell in (first, second)]
+    sides = [[float(outcomes[cell][seed]) for seed in common] for cell in (first, second)]
     try:
         return paired(*sides)
     except InputError as error:

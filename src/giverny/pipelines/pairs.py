@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,18 +15,32 @@ from ..metrics.intervals import of_mean, of_share
 from ..metrics.pairs import UNTOUCHED, change, histogram, psnr, structural
 from .measure import Measured, Told, quiet
 
+Pair = tuple[str, np.ndarray, np.ndarray]  # name, and two pictures uint8 (H, W, 3)
+Distance = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # of two batches uint8 (B, H, W, 3) -> (B,)
 
-def compare_pairs(
-    ours: Source, theirs: Source, distance: Callable[[np.ndarray, np.ndarray], torch.Tensor] | None = None, told: Told = quiet
-) -> Measured:
-    """Pictures of one name (folders and endings aside) are a pair. distance: of two batches uint8 (B, H, W, 3) -> (B,)."""
+
+def compare_pairs(ours: Source, theirs: Source, distance: Distance | None = None, told: Told = quiet) -> Measured:
+    """Pictures of one name (folders and endings aside) are a pair."""
     names = [_names(source) for source in (ours, theirs)]
     both = sorted(names[0].keys() & names[1].keys())
     if not both:
         raise InputError("pictures of the same names on both sides", f"none of {len(ours)} and {len(theirs)}")
+    alone = len(ours) + len(theirs) - 2 * len(both)
+
+    def pairs() -> Iterator[Pair]:
+        for name in both:
+            a, b = (source.read(n[name]).pixels for source, n in zip((ours, theirs), names, strict=True))
+            yield name, a, b
+
+    return Measured(tuple(pair_scores(pairs(), len(both), alone, distance, told)))
+
+
+def pair_scores(
+    pairs: Iterable[Pair], count: int, alone: int = 0, distance: Distance | None = None, told: Told = quiet
+) -> list[Score]:
+    """Scores of pairs as they come, means over all. alone: pictures that have no partner, for the conditions."""
     values: dict[str, list[float]] = {"PSNR": [], "SSIM": [], "change": [], **({"LPIPS": []} if distance is not None else {})}
-    for done, name in enumerate(both, 1):
-        a, b = (source.read(n[name]).pixels for source, n in zip((ours, theirs), names, strict=True))
+    for done, (name, a, b) in enumerate(pairs, 1):
         if a.shape != b.shape:
             raise InputError(
                 "pairs of pictures of one size", f"{name}: {a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]}"
@@ -37,10 +51,9 @@ def compare_pairs(
         values["change"].append(float(change(x, y, 1.0)))
         if distance is not None:
             values["LPIPS"].append(float(distance(a[None], b[None])))
-        told("comparing", done, len(both))
-    alone = len(ours) + len(theirs) - 2 * len(both)
+        told("comparing", done, count)
     scores = [_score(name, np.array(found), alone) for name, found in values.items() if np.isfinite(found).any()]
-    return Measured((*scores, _untouched(np.array(values["change"]), alone)))
+    return [*scores, _untouched(np.array(values["change"]), alone)]
 
 
 def _untouched(changes: np.ndarray, alone: int) -> Score:

@@ -40,6 +40,7 @@ class TranslatorWorkshop:
         data, sets = self.recipe.data, self.source
         self.held_given, self.given = held_out(sets.given, data.validation, derive_seed(sets.given.fingerprint), data.group)
         self.held_wanted, self.wanted = held_out(sets.wanted, data.validation, derive_seed(sets.wanted.fingerprint))
+        self.given, self.wanted = (rows[: max(1, round(len(rows) * data.share))] for rows in (self.given, self.wanted))
         larger = (data.size[0] + data.jitter, data.size[1] + data.jitter)
         self._kept = Kept(sets.given, larger, 3), Kept(sets.wanted, larger, 3)  # by all stages
         self.made: list[nn.Module] = []  # the finished stages' generators
