@@ -17,7 +17,7 @@ from giverny.base.errors import InputError
 from giverny.base.picture import write_picture
 from giverny.base.recipe import to_toml
 from giverny.cli import cli
-from giverny.compare.cells import read_experiment
+from giverny.compare.cells import cells, read_experiment
 from giverny.compare.experiment import run_experiment
 from giverny.compare.grids import grid_of
 from giverny.data.toy import COLOURS, ToyShapes
@@ -168,3 +168,76 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
     next(again)
     again.close()
     assert [path.name for path in run.parent.iterdir()] == ["one"]
+
+
+TRANSLATING = """
+title = "Toy: given pictures"
+question = "Is what is given seen in what is made?"
+recipe = "{translator}"
+budget = 60
+seeds = [0, 1]
+prompts = ["a circle"]
+pictures = 6
+measure = ["KID", "SSIM", "change", "untouched", "checkerboard / real"]
+primary = "KID"
+better = "lower"
+
+[given]
+source = "toy"
+
+[instrument]
+reference = "toy"
+features = "pixels"
+
+[[axis]]
+name = "way"
+
+[axis.values]
+forth = {{}}
+half = {{ knobs = ["strength=0.5"] }}
+noise = {{ recipe = "{diffusion}", given = false, seeds = 1 }}
+
+[[control]]
+name = "untouched"
+knobs = ["strength=0"]
+score = "change"
+better = "higher"
+"""
+
+
+def test_translators_are_given_pictures_and_others_begin_from_nothing(tmp_path):
+    paths = {}
+    for name in ("translator", "diffusion"):
+        paths[name] = tmp_path / f"{name}.toml"
+        paths[name].write_text(to_toml(family(name).tiny()))
+    (tmp_path / "asked.toml").write_text(TRANSLATING.format(**paths))
+    recipe = read_experiment(tmp_path / "asked.toml")
+    table = list(run_experiment(recipe, Bench(recipe), tmp_path / "store", tmp_path / "out"))[-1].table
+    assert all(row.reason is None for row in table.rows), [row.reason for row in table.rows]
+    found = {(row.label, row.seed): {score.name: score.value for score in row.scores} for row in table.rows}
+    assert len(found) == 7 and set(found["way=noise", 0]) == {"KID", "checkerboard / real"}
+    for seed in (0, 1):
+        whole, half, none = (found[label, seed] for label in ("way=forth", "way=half", "control untouched"))
+        assert none["change"] == 0 and none["SSIM"] == pytest.approx(1) and none["untouched"] == 1
+        assert half["change"] == pytest.approx(whole["change"] / 2, abs=2 / 255) and whole["change"] > 0.01
+    trained = {row.training for row in table.rows if row.label != "way=noise"}
+    assert len(trained) == 2, "strength trains nothing anew"
+    assert "change finds control untouched worse" in table.instrument
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["given={}"], "source"),
+        (['given={source="toy", strength=2}'], "strength"),
+        (['measure=["KID", "SSIM"]', "given=none", "control=[]"], "given"),
+    ],
+)
+def test_given_pictures_that_are_none_are_told(changes, said, tmp_path):
+    paths = {name: tmp_path / f"{name}.toml" for name in ("translator", "diffusion")}
+    for name, path in paths.items():
+        path.write_text(to_toml(family(name).tiny()))
+    (tmp_path / "asked.toml").write_text(TRANSLATING.format(**paths))
+    with pytest.raises(InputError, match=said):
+        recipe = read_experiment(tmp_path / "asked.toml", changes)
+        Bench(recipe).settle(next(iter(cells(recipe))))

@@ -660,3 +660,68 @@ if __name__ == "__main__":  # the process that is killed: it stops for good in t
     worker.before = wait
     for _ in run_experiment(read_experiment(place / "asked.toml"), worker, place / "store", place / "out"):
         pass
+
+
+# -- cells that differ in more than an override ---------------------------------------------------------------------------
+
+OTHERS = """
+[[axis]]
+name = "way"
+values.plain = { published = "4.2 in a report" }
+values.other = { recipe = "another", against = "two" }
+values.two = { overrides = ["rate=2"] }
+values.few = { overrides = ["noise=0.3"], seeds = 1 }
+"""
+
+
+def test_a_cell_may_have_another_recipe_fewer_seeds_and_another_one_it_is_held_against(toy: Toy, tmp_path: Path) -> None:
+    recipe = read(BASE + OTHERS + HALF, tmp_path)
+    plain, other, two, few, _ = cells(recipe)
+    assert (plain.recipe, other.recipe, few.recipe) == ("toy", "another", "toy")
+    assert other.against == two.label and plain.against is None and recipe.seeds_of(few) == (0,)
+    table = run(toy, BASE + OTHERS + HALF, tmp_path)
+    assert len(table.rows) == 13 and sum(row.label == few.label for row in table.rows) == 1
+    compared = {(v.first, v.second) for v in table.verdicts}
+    assert compared == {(two.label, other.label), (plain.label, two.label)}, "one seed decides nothing, and costs nothing"
+    assert {v.winner for v in table.verdicts} == {two.label}
+
+
+def test_a_control_is_found_by_the_score_it_names(toy: Toy, tmp_path: Path) -> None:
+    noisy = """
+[[control]]
+name = "noisy"
+overrides = ["rate=1.0001"]
+score = "spread"
+better = "lower"
+"""
+    table = run(toy, BASE.replace('["height"]', '["height", "spread"]') + RATE + noisy, tmp_path)
+    assert "spread does not find control noisy worse" in table.instrument
+    assert table.controls[0].winner is None and {v.said for v in table.verdicts} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OTHERS.replace('against = "two"', 'against = "tow"'), "two"),
+        (OTHERS.replace("seeds = 1", "seeds = 0"), "seeds"),
+        (HALF + 'score = "spread"\nbetter = "lower"\n', "spread"),
+        (HALF + 'score = "height"\n', "better"),
+    ],
+)
+def test_what_cannot_be_held_against_anything_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        read(BASE + text, tmp_path)
+
+
+def test_a_score_that_a_cell_cannot_have_is_left_out_and_the_others_are_there(toy: Toy, tmp_path: Path) -> None:
+    settle = toy.settle
+
+    def without(cell: Cell) -> Settled:
+        found = settle(cell)
+        odd = {"spread": None} if cell.values["rate"] == "two" else {}
+        return Settled(found.model, found.knobs, {**found.instruments, **odd})
+
+    toy.settle = without  # type: ignore[method-assign]
+    table = run(toy, BASE.replace('["height"]', '["height", "spread"]') + RATE, tmp_path)
+    told = {row.label: [score.name for score in row.scores] for row in table.rows}
+    assert told == {"rate=one": ["height", "spread"], "rate=two": ["height"]} and not any(row.reason for row in table.rows)

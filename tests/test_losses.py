@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from giverny.base.contracts import Score
-from giverny.compare.cells import Row, Table, tabulate
+from giverny.compare.cells import Row, Table
 from giverny.compare.losses import LAST, foretellers, last_of, spearman
 from test_experiment import BASE, RATE, read
 
@@ -43,7 +43,7 @@ def table_of(folder: Path, values: dict[str, list[tuple[float, float]]]) -> Tabl
             write_log(folder / "training" / name / "work", "climb", loss=[9.0, *[loss] * LAST], rate=[1.0] * (LAST + 1))
             score = Score(name=recipe.primary or "", value=value, conditions={})
             rows.append(Row(label=cell, values={"rate": cell}, seed=seed, scores=(score,), training=name))
-    return tabulate(recipe, rows)
+    return Table(experiment=recipe, rows=tuple(rows), instrument="", controls=(), verdicts=())
 
 
 def test_a_loss_that_orders_cells_and_nothing_within_them_is_told_as_that(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from giverny.base.errors import InputError
-from giverny.compare.statistics import ALPHA, UNKNOWN, Paired, Verdict, holm, judge, paired, t_quantile, t_tails
+from giverny.compare.statistics import ALPHA, UNKNOWN, Paired, Scored, Verdict, holm, judge, paired, t_quantile, t_tails
 
 FREEDOM = (1, 2, 3, 4, 5, 6, 9, 10, 29, 100, 1001)
 values = st.floats(-1e6, 1e6).map(lambda x: x if abs(x) > 1e-100 else 0.0)  # squares of smaller ones vanish in scipy
@@ -162,7 +162,8 @@ def family(chance: np.random.Generator, cells: int, seeds: int, effects: Sequenc
 
 def judged(outcomes: Any, controls: Sequence[str] = (), better: Any = "higher") -> tuple[str, list[Verdict], list[Verdict]]:
     base, *others = [name for name in outcomes if name not in controls]
-    return judge(outcomes, [(base, other) for other in others], base, list(controls), "score", better)
+    score = Scored("score", outcomes, better)
+    return judge(score, [(base, other) for other in others], base, dict.fromkeys(controls, score))
 
 
 @pytest.mark.parametrize("seeds", [3, 6])
@@ -260,3 +261,22 @@ def test_intervals_widen_with_their_level() -> None:
     test = Paired(seeds=4, difference=1.0, error=0.25, p=0.03)
     widths = [np.ptp(test.interval(level)) for level in (0.5, 0.9, 0.95, 0.99, 0.999)]
     assert widths == sorted(widths) and widths[0] < widths[-1]
+
+
+def test_a_control_may_have_a_score_of_its_own() -> None:
+    """KID need not see that the cycle is gone, where SSIM does; and where that does not either, nothing is decided."""
+    kid = {"base": A, "other": {0: 0.5, 1: 0.6, 2: 0.4}, "no cycle": {0: 0.8, 1: 0.9, 2: 1.0}}
+    score = Scored("KID", kid, "lower")
+    for structure, able in (({0: 0.2, 1: 0.25, 2: 0.1}, True), ({0: 0.7, 1: 0.6, 2: 0.9}, False)):
+        other = Scored("SSIM", {"base": {0: 0.8, 1: 0.7, 2: 0.75}, "no cycle": structure}, "higher")
+        worth, tested, verdicts = judge(score, [("base", "other")], "base", {"no cycle": other})
+        assert (verdicts[0].said == "better") == able and (tested[0].winner == "base") == able
+        assert verdicts[0].winner == ("other" if able else None)
+        assert ("SSIM finds no cycle worse" in worth) == able and ("KID cannot judge here: SSIM does not" in worth) != able
+
+
+def test_cells_of_fewer_seeds_are_compared_over_those_that_both_have() -> None:
+    few = {"base": {0: 1.0, 1: 1.2, 2: 1.1, 3: 9.0}, "other": {0: 0.5, 1: 0.6, 2: 0.8}, "one": {0: 0.1}}
+    score = Scored("KID", few, "lower")
+    _, _, (other, one) = judge(score, [("base", "other"), ("base", "one")], "base", {})
+    assert other.difference == pytest.approx(np.mean([0.5, 0.6, 0.3])) and one.said == "unknown" and "one seed" in one.sentence

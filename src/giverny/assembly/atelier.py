@@ -258,4 +258,4 @@ class Bench:
 def seeded(recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The same recipe with this seed in every loop."""
     found = {key: seeded(value, seed) if isinstance(value, Mapping) else value for key, value in recipe.items()}
-    return found | ({"loop": {**found["loop"], "seed": seed}} if "loop" in found else {})
+    return found | ({"loop": {**found["loop"], "seed": seed}} if found.get("loop") is not None else {})

@@ -26,7 +26,7 @@ from ..base.errors import InputError, choose
 from ..base.files import atomic_write
 from ..base.recipe import Recipe, check, override, read_recipe
 from ..base.times import seconds
-from .statistics import Verdict, judge
+from .statistics import Scored, Verdict, judge
 
 Clock = Literal["wall", "processor"]
 Seed = Annotated[int, Field(ge=0, lt=2**40)]
@@ -107,6 +107,8 @@ class Control(Change):
 
     name: Name
     share: float = Field(1.0, gt=0, le=1, description="of the budget of the others")
+    score: str | None = Field(None, description="the score that has to find it worse; None: the primary one")
+    better: Literal["higher", "lower"] | None = Field(None, description="values of that score")
 
 
 class Cell(Frozen):
@@ -208,6 +210,11 @@ class ExperimentRecipe(Recipe):
             both = sorted(max(a, b, key=len) for a, b in pairs if f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}."))
             if both:
                 raise ValueError(f"wanted axes that change different things; {one.name} and {two.name} both change {both[0]}")
+        for control in self.control:
+            if control.score is not None:
+                choose(control.score, self.measure, f"score that is measured, for the control {control.name}")
+                if control.better is None:
+                    raise ValueError(f"wanted better = 'higher' or 'lower' of {control.score}, for the control {control.name}")
         changes = [*self.control, *(change for axis in self.axis for change in axis.changes.values())]
         for part in dict.fromkeys(part for change in changes for part in change.words):
             if not any(part in prompt for prompt in self.prompts):
@@ -341,16 +348,14 @@ def columns(recipe: ExperimentRecipe) -> list[str]:
 
 def tabulate(recipe: ExperimentRecipe, rows: Sequence[Row]) -> Table:
     """The table of rows, cell by cell, a row for every seed; and what may be said of them."""
-    outcomes: dict[str, dict[int, float | str]] = {}
-    for row in rows:
-        value = next((score.value for score in row.scores if score.name == recipe.primary), None)
-        outcomes.setdefault(row.label, {})[row.seed] = row.reason or "" if value is None else value
     controls: list[Verdict] = []
     verdicts: list[Verdict] = []
     instrument = "nothing is measured"
     if recipe.primary is not None and recipe.better is not None:
+        primary = Scored(recipe.primary, _outcomes(rows, recipe.primary), recipe.better)
         known = cells(recipe)
-        worse = [cell.label for cell in known if cell.control is not None]
+        own = {c.name: Scored(c.score, _outcomes(rows, c.score), c.better) for c in recipe.control if c.score and c.better}
+        worse = {cell.label: own.get(cell.control, primary) for cell in known if cell.control is not None}
         # One seed where others have more is meant to show a direction, and costs those that decide nothing.
         able = [cell for cell in known if cell.control is None and len(recipe.seeds_of(cell)) > min(1, len(recipe.seeds) - 1)]
         base = known[0].label
@@ -358,5 +363,14 @@ def tabulate(recipe: ExperimentRecipe, rows: Sequence[Row]) -> Table:
             pairs = [(cell.against or base, cell.label) for cell in able if cell.label != base]
         else:
             pairs = list(combinations([cell.label for cell in able], 2))
-        instrument, controls, verdicts = judge(outcomes, pairs, base, worse, recipe.primary, recipe.better)
+        instrument, controls, verdicts = judge(primary, pairs, base, worse)
     return Table(experiment=recipe, rows=rows, instrument=instrument, controls=controls, verdicts=verdicts)
+
+
+def _outcomes(rows: Sequence[Row], score: str | None) -> dict[str, dict[int, float | str]]:
+    """{label: {seed: the score's value, or why there is none}}"""
+    found: dict[str, dict[int, float | str]] = {}
+    for row in rows:
+        value = next((each.value for each in row.scores if each.name == score), None)
+        found.setdefault(row.label, {})[row.seed] = (row.reason or f"no {score}") if value is None else value
+    return found

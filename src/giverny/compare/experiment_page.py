@@ -20,7 +20,7 @@ from ..base.contracts import Score
 from ..base.files import atomic_write
 from ..base.recipe import to_toml
 from ..base.runtime import versions
-from .cells import WAITING, Row, Table
+from .cells import WAITING, Row, Table, cells
 from .curves import CELL_INKS, cell_style, elapsed, number, words
 from .experiment_page_store import conditions_of, gallery_of, learning_of
 from .losses import Foretold, foretellers
@@ -52,6 +52,8 @@ class Line:
     scores: Mapping[str, Summary]
     seconds: Mapping[str, float]  # the mean of those there are
     reasons: Sequence[tuple[str, str]]  # (which seeds, why they have no scores)
+    published: str = ""  # what a publication says of it
+    indicative: bool = False  # one seed, where others have more
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,7 @@ def _page(table: Table, found: Found) -> str:
 
 def _able(table: Table) -> bool:
     """Whether there are controls, and all of them were found worse than the base cell."""
-    up = table.experiment.better == "higher"  # the base cell comes first in a difference
-    found = [v.said == "better" and ((v.difference or 0.0) > 0) == up for v in table.controls]
-    return bool(found) and all(found)
+    return bool(table.controls) and all(verdict.winner == verdict.first for verdict in table.controls)
 
 
 def _said(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
@@ -156,6 +156,7 @@ def _swatch(place: int) -> tuple[str, str]:
 
 def lines_of(table: Table) -> list[Line]:
     """The cells in the order of the table, the base cell first."""
+    known = {cell.label: cell for cell in cells(table.experiment)}
     lines: list[Line] = []
     for label, group in groupby(table.rows, key=lambda row: row.label):
         rows = list(group)
@@ -164,7 +165,8 @@ def lines_of(table: Table) -> list[Line]:
         seconds = {kind: fmean(values) for kind, values in spent.items() if values}
         control = rows[0].control is not None
         base = not lines and (table.experiment.against == "base" or bool(table.experiment.control))
-        lines.append(Line(label, base, control, rows, scores, seconds, _reasons(rows)))
+        few = len(rows) == 1 < len(table.experiment.seeds)
+        lines.append(Line(label, base, control, rows, scores, seconds, _reasons(rows), known[label].published, few))
     return lines
 
 

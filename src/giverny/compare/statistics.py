@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from ..base.contracts import Frozen
 from ..base.errors import InputError
@@ -158,29 +158,43 @@ class Verdict(Frozen):
     interval: tuple[float, float] | None = None
     level: float | None = None  # 0.95, or higher where there are several comparisons
     p: float | None = None  # corrected
+    winner: str | None = None  # the better one
+
+
+class Scored(NamedTuple):
+    """A score, what it found of each cell, and which values of it are better."""
+
+    name: str
+    outcomes: Outcomes
+    better: Better
 
 
 def judge(
-    outcomes: Outcomes, pairs: Sequence[tuple[str, str]], base: str, controls: Sequence[str], score: str, better: Better
+    score: Scored, pairs: Sequence[tuple[str, str]], base: str, controls: Mapping[str, Scored]
 ) -> tuple[str, list[Verdict], list[Verdict]]:
-    """(what the score is worth here, verdicts on controls, verdicts on pairs). controls: known to be worse than `base`.
+    """(what the score is worth here, verdicts on controls, verdicts on pairs). controls: known to be worse than `base`, each
+    with the score that has to find it so, which may be another one.
 
     A score that does not find every control worse cannot judge here, and no pair is decided by it. Since all must be
     found, their p need no correction (an intersection-union test, Berger 1982). A pair that could not be tested still
     counts among those that p is corrected for.
     """
-    tested = [_verdict((base, name), _test(outcomes, base, name), better) for name in controls]
-    blind = next((v for v in tested if v.said != "better" or ((v.difference or 0.0) > 0) != (better == "higher")), None)
+    tested = [_verdict((base, name), _test(by.outcomes, base, name), by.better) for name, by in controls.items()]
+    blind = next((v for v in tested if v.winner != base), None)
     if blind is not None:
         why = blind.sentence.removeprefix(UNKNOWN)
-        worth = f"{score} cannot judge here: it does not find {blind.second} worse than {base} ({why})"
+        by = controls[blind.second].name
+        unable = f"{score.name} cannot judge here: " + ("it" if by == score.name else by)
+        worth = f"{unable} does not find {blind.second} worse than {base} ({why})"
         return worth, tested, [_unknown(pair, worth) for pair in pairs]
-    found = [_test(outcomes, *pair) for pair in pairs]
+    found = [_test(score.outcomes, *pair) for pair in pairs]
     corrected = holm([1.0 if isinstance(f, str) else f.p for f in found])
-    verdicts = [_verdict(pair, f, better, *c) for pair, f, c in zip(pairs, found, corrected, strict=True)]
+    verdicts = [_verdict(pair, f, score.better, *c) for pair, f, c in zip(pairs, found, corrected, strict=True)]
     if not controls:
-        return f"whether {score} would find a worse cell here is not known: there is no control", [], verdicts
-    return f"{score} finds {', '.join(controls)} worse than {base}", tested, verdicts
+        return f"whether {score.name} would find a worse cell here is not known: there is no control", [], verdicts
+    finds = {by.name: [name for name, other in controls.items() if other.name == by.name] for by in controls.values()}
+    told = "; ".join(f"{name} finds {', '.join(worse)} worse than {base}" for name, worse in finds.items())
+    return told, tested, verdicts
 
 
 def _test(outcomes: Outcomes, first: str, second: str) -> Paired | str:
@@ -212,7 +226,7 @@ def _verdict(
         return _unknown(pair, found)
     p = found.p if p is None else p
     low, high = found.interval(level)
-    numbers = {"difference": found.difference, "interval": (low, high), "level": level, "p": p}
+    numbers: dict[str, Any] = {"difference": found.difference, "interval": (low, high), "level": level, "p": p}
     if p > ALPHA:
         sentence = f"no difference shown between {pair[0]} and {pair[1]}: {_told(found.difference, low, high, level)}"
         return Verdict(first=pair[0], second=pair[1], said="no difference", sentence=sentence, **numbers)
@@ -220,7 +234,7 @@ def _verdict(
     nearer, farther = sorted((abs(low), abs(high)))
     size = _told(abs(found.difference), nearer, farther, level)
     sentence = f"{ordered[0]} better than {ordered[1]} by {size}"
-    return Verdict(first=pair[0], second=pair[1], said="better", sentence=sentence, **numbers)
+    return Verdict(first=pair[0], second=pair[1], said="better", sentence=sentence, winner=ordered[0], **numbers)
 
 
 def _told(difference: float, low: float, high: float, level: float) -> str:
