@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..base.contracts import Done, Failed, Instrument, Request, Score, Source, Start
 from ..base.errors import InputError, choose
-from ..base.images import png_bytes, read_picture
+from ..base.images import read_picture
 from ..base.infotext import read_size
 from ..base.recipe import check, override
-from ..base.start import Enclosed
+from ..base.start import enclosed_pixels
 from ..checkpoints.model_files import digest_of
 from ..checkpoints.native import read_card
 from ..compare.cells import Cell, ExperimentRecipe
@@ -179,9 +178,7 @@ class Bench:
     def start(self, number: int, strength: float = 1.0) -> Start:
         """The picture that the `number`-th of a row is begun from."""
         sample = self.given.read(number % len(self.given))
-        content = png_bytes(sample.pixels)
-        held = Enclosed(name=sample.name or str(number), sha256=sha256(content).hexdigest(), content=content)
-        return Start(picture=held, strength=strength)
+        return Start(picture=enclosed_pixels(sample.pixels, sample.name or str(number)), strength=strength)
 
     @cached_property
     def judge(self) -> Any:

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from .errors import InputError
-from .images import Fit, fit, read_picture, resize
+from .images import Fit, fit, png_bytes, read_picture, resize
 from .knobs import Frozen
 from .masks import Margins, blended, blurred, grown, reach, rim, surroundings
 
@@ -73,6 +73,12 @@ def enclosed(path: str | os.PathLike[str]) -> Enclosed:
     except OSError as error:
         raise InputError("a readable picture file", f"{path}: {error.strerror}") from error
     return Enclosed(name=str(path), sha256=hashlib.sha256(content).hexdigest(), content=content)
+
+
+def enclosed_pixels(pixels: np.ndarray, name: str) -> Enclosed:
+    """uint8 (H, W, 3), as a file that travels."""
+    content = png_bytes(pixels)
+    return Enclosed(name=name, sha256=hashlib.sha256(content).hexdigest(), content=content)
 
 
 class Seen(NamedTuple):

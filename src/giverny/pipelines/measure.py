@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..base.contracts import Done, Failed, Instrument, Painter, Request, Score, Source
+from ..base.contracts import Done, Failed, Instrument, Painter, Request, Score, Source, Start
 from ..base.errors import InputError, choose
 from ..base.files import atomic_write, fingerprint
+from ..base.start import enclosed_pixels
 from ..metrics.checkerboard import CornerEye, checkerboard
 from ..metrics.gather import KEEP, Gathered, key_of, pack, unpack
 from ..metrics.intervals import of_mean, of_share
@@ -78,11 +79,21 @@ class Painted:
     seed: int = 0  # of the first picture; the k-th has seed + k
     knobs: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    given: Source | None = None  # pictures to begin from, in turn; None: from nothing
+    strength: float = 1.0  # of beginning from them
     conditions: dict[str, Any] = field(default_factory=dict)
 
+    def start(self, number: int) -> Start | None:
+        """What the `number`-th picture begins from."""
+        if self.given is None:
+            return None
+        sample = self.given.read(number % len(self.given))
+        return Start(picture=enclosed_pixels(sample.pixels, sample.name or str(number)), strength=self.strength)
+
     def __iter__(self) -> Iterator[Shown]:
+        size = self.size or (self.painter.size if self.given is not None else None)  # not the given picture's own
         asked = [
-            Request(prompt=prompt, seed=self.seed + i, size=self.size, knobs=dict(self.knobs), id=str(i))
+            Request(prompt=prompt, seed=self.seed + i, size=size, knobs=dict(self.knobs), id=str(i), start=self.start(i))
             for i, (prompt, _) in enumerate(self.prompts)
         ]
         with closing(self.painter.paint(asked)) as events:  # type: ignore[type-var]
