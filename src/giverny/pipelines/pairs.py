@@ -1,4 +1,5 @@
-"""Pictures beside those they ought to be like, or were made from, pair by pair: PSNR, SSIM, LPIPS, and how much was changed."""
+"""Pictures beside those they ought to be like, or were made from, pair by pair: PSNR, SSIM, edges, LPIPS, and how much was
+changed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 from ..base.contracts import Score, Source
 from ..base.errors import InputError
 from ..metrics.intervals import of_mean, of_share
-from ..metrics.pairs import UNTOUCHED, change, histogram, psnr, structural
+from ..metrics.pairs import UNTOUCHED, change, edge_correlation, histogram, psnr, structural
 from .measure import Measured, Told, quiet
 
 
@@ -24,7 +25,9 @@ def compare_pairs(
     both = sorted(names[0].keys() & names[1].keys())
     if not both:
         raise InputError("pictures of the same names on both sides", f"none of {len(ours)} and {len(theirs)}")
-    values: dict[str, list[float]] = {"PSNR": [], "SSIM": [], "change": [], **({"LPIPS": []} if distance is not None else {})}
+    values: dict[str, list[float]] = {"PSNR": [], "SSIM": [], "edge correlation": [], "change": []}
+    if distance is not None:
+        values["LPIPS"] = []
     for done, name in enumerate(both, 1):
         a, b = (source.read(n[name]).pixels for source, n in zip((ours, theirs), names, strict=True))
         if a.shape != b.shape:
@@ -34,6 +37,7 @@ def compare_pairs(
         x, y = (torch.from_numpy(p).movedim(-1, 0)[None].double() / 255 for p in (a, b))
         values["PSNR"].append(float(psnr(x, y, 1.0)))
         values["SSIM"].append(float(structural(x, y, 1.0)))
+        values["edge correlation"].append(float(edge_correlation(x, y)))
         values["change"].append(float(change(x, y, 1.0)))
         if distance is not None:
             values["LPIPS"].append(float(distance(a[None], b[None])))
