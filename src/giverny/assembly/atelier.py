@@ -22,7 +22,7 @@ from ..compare.experiment import Settled
 from ..compare.units import picture_path
 from ..metrics.scores import KINDS
 from ..pipelines.measure import PATTERN, Measured, Shown, measure
-from ..pipelines.pairs import Pair, pair_scores
+from ..pipelines.pairs import PAIRED, Pairing
 from .adapters import digests
 from .instruments import cache_folder, open_instrument, open_part
 from .opening import family, find_model, open_clip, open_judge, open_painter, published_path
@@ -34,7 +34,7 @@ OF_KINDS = {
     "KID": "kid", "FID": "fid", "MiFID": "mifid", "memorization distance": "mifid", "precision": "manifold",
     "recall": "manifold", "coverage": "manifold", "density": "manifold", "diversity": "diversity", "nearest / real": "nearest",
 }  # fmt: skip
-OF_PAIRS = ("SSIM", "change", "untouched")  # beside the picture that painting began from
+OF_PAIRS = (*PAIRED, "untouched")  # beside the picture that painting began from
 PATTERNS = {"checkerboard / real": PATTERN}
 OF_WORDS = ("CLIP cosine", "CLIPScore", "CLIP percent", "R-precision")
 JUDGED = "judged "
@@ -233,14 +233,13 @@ class Bench:
             for number, prompt in enumerate(prompts):
                 yield Shown(read_picture(picture_path(pictures, number).read_bytes()), prompt, number=number)
 
-        def pairs() -> Iterator[Pair]:
-            for one in shown():
-                began = self.start(one.number)
-                yield began.picture.name, one.pixels, began.at((one.pixels.shape[1], one.pixels.shape[0])).pixels
-
         scores: list[Score] = []
         if any(name in OF_PAIRS for name in instruments):
-            scores += pair_scores(pairs(), len(prompts))
+            pairing = Pairing()
+            for one in shown():
+                began = self.start(one.number)
+                pairing.add(began.picture.name, one.pixels, began.at((one.pixels.shape[1], one.pixels.shape[0])).pixels)
+            scores += pairing.scores()
         if any(name not in OF_PAIRS for name in instruments):
             found: Measured = measure(
                 shown(), self.reference, self.instrument, kinds, space=self.words if worded else None,

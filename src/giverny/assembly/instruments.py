@@ -27,8 +27,8 @@ from ..perception import instruments
 from ..perception.inception import TAPS, FIDInception
 from ..perception.resizers import get_resizer
 from ..perception.vgg import LPIPS, VGG16
-from ..pipelines.measure import Measured, Painted, Told, from_source, measure, prompts_of, quiet
-from ..pipelines.pairs import compare_pairs
+from ..pipelines.measure import Measured, Painted, from_source, measure, prompts_of
+from ..pipelines.pairs import Told, compare_pairs, quiet
 from ..pipelines.prompts import read_prompts
 from .opening import find_model, open_clip, open_judge, open_painter
 from .reading import open_source
@@ -119,7 +119,7 @@ class Measuring:
             if isinstance(self.pictures, Painted):
                 raise InputError("two folders of pictures with --pairs", "a model")
             distance = partial(instruments.perceptual_distance, open_lpips()) if at_hand(VGG) else None
-            return compare_pairs(self.pictures, self.reference, distance, told)
+            return Measured(tuple(compare_pairs(self.pictures, self.reference, distance, told)))
         shown = self.pictures if isinstance(self.pictures, Painted) else from_source(self.pictures, self.count)
         return measure(
             shown, self.reference, self.instrument, kinds, space=self.space, judge=self.judge, cache=cache_folder(), most=most,

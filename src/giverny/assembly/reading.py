@@ -10,6 +10,7 @@ from ..base.contracts import Frozen, Source
 from ..base.errors import InputError, nearest
 from ..base.recipe import check, override, read_recipe, with_preset
 from ..data.catalog import open_named
+from ..data.joined import Joined
 from ..data.toy import ToyShapes
 from ..data.unpaired import Unpaired
 from .opening import PACKAGE, families, family, judges
@@ -66,7 +67,10 @@ def open_source(name: str, fetch: bool = True) -> Source:
 
 
 def open_data(data: Any, fetch: bool = True) -> Source:
-    """What a recipe's `data` names: one set, or two that do not correspond, where it has `sources`."""
+    """What a recipe's `data` names: one set, two that do not correspond, where it has `sources`, or several that are a class
+    each, where it has `sets`."""
+    if sets := getattr(data, "sets", None):
+        return Joined({label: open_source(name, fetch) for label, name in sets.items()})
     names = getattr(data, "sources", (data.source,))
     opened = [open_source(name, fetch) for name in names]
     return opened[0] if len(opened) == 1 else Unpaired(*opened)

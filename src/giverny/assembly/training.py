@@ -23,6 +23,7 @@ from ..compare.cells import Clock
 from ..compare.report import write_report
 from ..data.catalog import CATALOG
 from ..data.head import Head
+from ..data.joined import Joined
 from ..data.unpaired import Unpaired
 from ..pipelines.probe import probe
 from ..pipelines.train import StageReport, train_stages
@@ -101,10 +102,13 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
     """The card of a finished run: what it was trained on, for how long, on which machine."""
     stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
     data: dict[str, Any] = {"name": source.name, "pictures": len(source), "fingerprint": source.fingerprint}
-    data |= facts_of(recipe.data.source)
+    data |= facts_of(recipe.data.source) if not isinstance(source, Joined) else {}
     if isinstance(source, Unpaired):
         data |= {"name": source.name, "pictures": len(source)}
         data["given"] = {"name": source.given.name, "pictures": len(source.given)} | facts_of(recipe.data.given)
+    if isinstance(source, Joined):
+        sizes = {label: {"name": one.name, "pictures": len(one)} for label, one in source.sets.items()}
+        data["sets"] = {label: size | facts_of(recipe.data.sets[label]) for label, size in sizes.items()}
     if (other := getattr(recipe.data, "photographs", None)) is not None:  # pictures of the other kind, where a model learns two
         data["photographs"] = {"name": other, **facts_of(other)}
     machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
@@ -126,7 +130,7 @@ def probe_training(recipe: Frozen, budget: float | None = None, device: str = "a
     """What a training would take, from three steps of each stage on a few pictures; nothing is kept."""
     checked: Any = recipe
     found = open_data(checked.data)
-    few = found.head(1024) if isinstance(found, Unpaired) else Head(found, 1024)
+    few = found.head(1024) if isinstance(found, Unpaired | Joined) else Head(found, 1024)
     place = pick_device(device)
     make = family(checked.family).workshop
     return probe(lambda cache: make(checked, few, cache, World(), place), budget or checked.budget, place)

@@ -46,7 +46,9 @@ from .voice import Voice, speaks
     "--set", "settings", multiple=True, metavar="KNOB=VALUE", help="A setting of the painter other than the model's own."
 )
 @click.option(
-    "--pairs", is_flag=True, help="Two folders: PSNR, SSIM, change and, with its weights, LPIPS of pictures of one name."
+    "--pairs",
+    is_flag=True,
+    help="Two folders: PSNR, SSIM, edges, change and, with its weights, LPIPS of pictures of one name.",
 )
 @click.option(
     "-o", "out", type=click.Path(path_type=Path), default=None, help="Write all scores with their conditions as JSON."

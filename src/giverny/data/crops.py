@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,16 +48,23 @@ def held_out(source: Source, count: int, seed: int, pattern: str = CROP) -> tupl
     if pattern not in ("", CROP) and len(members) == total > 1:
         raise InputError(f"a pattern that some names of {source.name} share", f"{pattern!r}, which sets all apart")
     groups = [members[name] for name in sorted(members)]
-    held: list[int] = []
-    for place in hashed("held out", seed, 0, np.arange(len(groups))).argsort(kind="stable"):
-        if len(held) + len(groups[place]) <= most or not held:
-            held += groups[place]
-        if len(held) >= most:
-            break
+    order = hashed("held out", seed, 0, np.arange(len(groups))).argsort(kind="stable")
+    held = whole([groups[place] for place in order], most)
     kept = sorted(set(range(total)) - set(held))
     if not kept:
         raise InputError("pictures to learn from beside those held out", f"{source.name}, {total} in one group")
     return np.array(sorted(held), np.int64), np.array(kept, np.int64)
+
+
+def whole(groups: Iterable[Sequence[int]], most: int) -> list[int]:
+    """The members of groups in turn, passing over those that would make more than `most` in all; of the first in any case."""
+    taken: list[int] = []
+    for group in groups:
+        if len(taken) + len(group) <= most or not taken:
+            taken += group
+        if len(taken) >= most:
+            break
+    return taken
 
 
 def part_of(source: Source, split: str) -> Chosen:

@@ -1,4 +1,4 @@
-"""How far one picture is from another that it ought to be like (PSNR, SSIM, change), and how far those of a set are apart."""
+"""How far one picture is from another that it ought to be like (PSNR, SSIM, edges, change), and how far a set's are apart."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..base.errors import InputError
 from ..base.ssim import ssim
 
 UNTOUCHED = 0.03  # change of a pair up to which a picture looks as if nothing had been done to it
 STEPS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 1.0)  # of a histogram of changes
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))  # across; down is its transpose
 ROWS = 1024  # of a distance matrix that is held at once
 
 
@@ -35,6 +38,26 @@ def change(ours: Tensor, theirs: Tensor, span: float = 2.0) -> Tensor:
     possible value: 0 is the same picture, 1 white against black."""
     _alike(ours, theirs)
     return (ours.double() - theirs.double()).abs().flatten(1).mean(1) / span
+
+
+def edges(pictures: Tensor) -> Tensor:
+    """(B, 1 or 3, H, W) -> (B, H - 2, W - 2), float64: the length of the gradient of luminance by Sobel's operator (as in
+    Gonzalez and Woods, "Digital Image Processing", 3.6.4), of places whose neighbours are all there."""
+    if pictures.shape[1] not in (1, 3) or min(pictures.shape[-2:]) < 3:
+        raise InputError("pictures of 1 or 3 channels and 3 x 3 pixels or more", str(tuple(pictures.shape)))
+    x = pictures.double()
+    grey = (x * x.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True) if x.shape[1] == 3 else x
+    across = x.new_tensor(SOBEL)
+    return F.conv2d(grey, torch.stack([across, across.T])[:, None]).square().sum(1).sqrt()
+
+
+def edge_correlation(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(B, C, H, W) twice -> (B,): Pearson's correlation of the `edges` of each pair over its places. 1: edges lie where they
+    lay and are as strong beside each other, whatever the colours and the contrast; 0 also where either has none."""
+    _alike(ours, theirs)
+    a, b = (found - found.mean((1, 2), keepdim=True) for found in (edges(ours), edges(theirs)))
+    lengths = (a.square().sum((1, 2)) * b.square().sum((1, 2))).sqrt()
+    return torch.where(lengths > 0, (a * b).sum((1, 2)) / lengths, 0.0)
 
 
 def histogram(changes: np.ndarray) -> list[list[float]]:

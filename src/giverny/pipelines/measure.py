@@ -31,14 +31,10 @@ from ..metrics.intervals import of_mean, of_share
 from ..metrics.scores import KINDS, Sides
 from ..metrics.scores import measure as scores_of
 from ..metrics.words import cosines, r_precision
+from .pairs import Pairing, Told, quiet
 
 PATTERN = "checkerboard"  # the measure of that name
 AHEAD = 64  # pictures that are read or painted before they are looked at together
-Told = Callable[[str, int, int | None], None]  # (what is being done, how many so far, of how many)
-
-
-def quiet(*_: Any) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Painted:
     prompts: Sequence[tuple[str, str]]  # (prompt, category)
     seed: int = 0  # of the first picture; the k-th has seed + k
     knobs: Mapping[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None  # None: the model's own, or the given picture's
     given: Source | None = None  # pictures to begin from, in turn; None: from nothing
     strength: float = 1.0  # of beginning from them
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -91,9 +87,8 @@ class Painted:
         return Start(picture=enclosed_pixels(sample.pixels, sample.name or str(number)), strength=self.strength)
 
     def __iter__(self) -> Iterator[Shown]:
-        size = self.size or (self.painter.size if self.given is not None else None)  # not the given picture's own
         asked = [
-            Request(prompt=prompt, seed=self.seed + i, size=size, knobs=dict(self.knobs), id=str(i), start=self.start(i))
+            Request(prompt=prompt, seed=self.seed + i, size=self.size, knobs=dict(self.knobs), id=str(i), start=self.start(i))
             for i, (prompt, _) in enumerate(self.prompts)
         ]
         with closing(self.painter.paint(asked)) as events:  # type: ignore[type-var]
@@ -111,6 +106,9 @@ class Painted:
                 "model": origin.model, "fingerprint": origin.fingerprint, "knobs": origin.knobs,
                 "seeds": [self.seed, self.seed + len(self.prompts) - 1], "device": origin.device, "precision": origin.precision,
             }  # fmt: skip
+            if self.given is not None:
+                self.conditions |= {"given": self.given.name, "given_fingerprint": self.given.fingerprint}
+                self.conditions |= {"strength": self.strength, "size": origin.request.size}
 
 
 def prompts_of(source: Source, count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -153,6 +151,19 @@ def pass_by(pictures: Iterable[Shown], lookers: Sequence[Looking], told: Callabl
     for group in waiting.values():
         hand_over(group)
     return count
+
+
+class Changing:
+    """How far pictures are from those they were begun from."""
+
+    def __init__(self, painted: Painted) -> None:
+        self.painted, self.pairing = painted, Pairing()
+
+    def look(self, pixels: np.ndarray, shown: Sequence[Shown]) -> None:
+        for picture, one in zip(pixels, shown, strict=True):
+            start = self.painted.start(one.number)
+            assert start is not None
+            self.pairing.add(start.picture.name, picture, start.at((picture.shape[1], picture.shape[0])).pixels)
 
 
 class Gathering:
@@ -331,7 +342,7 @@ def measure(
     told: Told = quiet,
 ) -> Measured:
     """Look at all pictures, then score them against the reference. kinds: of metrics.scores.KINDS, and "checkerboard", which
-    looks at pictures with an eye of its own."""
+    looks at pictures with an eye of its own. Pictures that were begun from others are compared with these as well."""
     from ..metrics.pairs import nearest
 
     for kind in kinds:
@@ -341,7 +352,8 @@ def measure(
     gathering = Gathering(instrument)
     answering = Answering(*space) if space is not None else None
     judging = Judging(judge) if judge is not None else None
-    lookers = [looker for looker in (gathering, eye, answering, judging) if looker is not None]
+    changing = Changing(pictures) if isinstance(pictures, Painted) and pictures.given is not None else None
+    lookers = [looker for looker in (gathering, eye, answering, judging, changing) if looker is not None]
     what = "painting" if isinstance(pictures, Painted) else "looking at pictures"
     pass_by(pictures, lookers, lambda done: told(what, done, count))
     source = {"reference": reference.name, "reference_fingerprint": reference.fingerprint}
@@ -351,6 +363,8 @@ def measure(
     if eye is not None:
         seen = reference_of(reference, eye.instrument, cache, most, told)
         scores += checkerboard(Sides(eye.found, seen, {**source, **eye.instrument.conditions(), **facts}, seed))
+    if changing is not None:
+        scores += [s.model_copy(update={"conditions": {**s.conditions, **facts}}) for s in changing.pairing.scores()]
     if answering is not None:
         worded, rows = answering.scores(seed=seed)
         scores += [s.model_copy(update={"conditions": {**s.conditions, **facts}}) for s in worded]

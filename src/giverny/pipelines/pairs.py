@@ -1,8 +1,9 @@
-"""Pictures beside those they ought to be like, or were made from, pair by pair: PSNR, SSIM, LPIPS, and how much was changed."""
+"""Pictures beside those they ought to be like, or were made from, pair by pair: PSNR, SSIM, edges, LPIPS, and how much was
+changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,48 +13,55 @@ import torch
 from ..base.contracts import Score, Source
 from ..base.errors import InputError
 from ..metrics.intervals import of_mean, of_share
-from ..metrics.pairs import UNTOUCHED, change, histogram, psnr, structural
-from .measure import Measured, Told, quiet
+from ..metrics.pairs import UNTOUCHED, change, edge_correlation, histogram, psnr, structural
 
-Pair = tuple[str, np.ndarray, np.ndarray]  # name, and two pictures uint8 (H, W, 3)
+Told = Callable[[str, int, int | None], None]  # (what is being done, how many so far, of how many)
 Distance = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # of two batches uint8 (B, H, W, 3) -> (B,)
+# Of pictures (1, C, H, W) in [0, 1] twice and the span of their values, by the name of the score.
+PAIRED: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "PSNR": psnr, "SSIM": structural, "edge correlation": lambda x, y, _: edge_correlation(x, y), "change": change,
+}  # fmt: skip
 
 
-def compare_pairs(ours: Source, theirs: Source, distance: Distance | None = None, told: Told = quiet) -> Measured:
+def quiet(*_: Any) -> None:
+    """Tells nobody."""
+
+
+def compare_pairs(ours: Source, theirs: Source, distance: Distance | None = None, told: Told = quiet) -> list[Score]:
     """Pictures of one name (folders and endings aside) are a pair."""
     names = [_names(source) for source in (ours, theirs)]
     both = sorted(names[0].keys() & names[1].keys())
     if not both:
         raise InputError("pictures of the same names on both sides", f"none of {len(ours)} and {len(theirs)}")
-    alone = len(ours) + len(theirs) - 2 * len(both)
-
-    def pairs() -> Iterator[Pair]:
-        for name in both:
-            a, b = (source.read(n[name]).pixels for source, n in zip((ours, theirs), names, strict=True))
-            yield name, a, b
-
-    return Measured(tuple(pair_scores(pairs(), len(both), alone, distance, told)))
+    pairing = Pairing(distance)
+    for done, name in enumerate(both, 1):
+        pairing.add(name, *(source.read(n[name]).pixels for source, n in zip((ours, theirs), names, strict=True)))
+        told("comparing", done, len(both))
+    return pairing.scores(alone=len(ours) + len(theirs) - 2 * len(both))
 
 
-def pair_scores(
-    pairs: Iterable[Pair], count: int, alone: int = 0, distance: Distance | None = None, told: Told = quiet
-) -> list[Score]:
-    """Scores of pairs as they come, means over all. alone: pictures that have no partner, for the conditions."""
-    values: dict[str, list[float]] = {"PSNR": [], "SSIM": [], "change": [], **({"LPIPS": []} if distance is not None else {})}
-    for done, (name, a, b) in enumerate(pairs, 1):
-        if a.shape != b.shape:
-            raise InputError(
-                "pairs of pictures of one size", f"{name}: {a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]}"
-            )
-        x, y = (torch.from_numpy(p).movedim(-1, 0)[None].double() / 255 for p in (a, b))
-        values["PSNR"].append(float(psnr(x, y, 1.0)))
-        values["SSIM"].append(float(structural(x, y, 1.0)))
-        values["change"].append(float(change(x, y, 1.0)))
-        if distance is not None:
-            values["LPIPS"].append(float(distance(a[None], b[None])))
-        told("comparing", done, count)
-    scores = [_score(name, np.array(found), alone) for name, found in values.items() if np.isfinite(found).any()]
-    return [*scores, _untouched(np.array(values["change"]), alone)]
+class Pairing:
+    """Compares pairs as they come. distance: LPIPS, where its weights are there."""
+
+    def __init__(self, distance: Distance | None = None) -> None:
+        self.distance = distance
+        self._found: dict[str, list[float]] = {name: [] for name in (*PAIRED, *(["LPIPS"] if distance is not None else []))}
+
+    def add(self, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+        """Two pictures uint8 (H, W, 3). Raises InputError for two of different sizes."""
+        if ours.shape != theirs.shape:
+            sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (ours, theirs))
+            raise InputError("pairs of pictures of one size", f"{name}: {sizes}")
+        x, y = (torch.from_numpy(p).movedim(-1, 0)[None].double() / 255 for p in (ours, theirs))
+        for measure, of in PAIRED.items():
+            self._found[measure].append(float(of(x, y, 1.0)))
+        if self.distance is not None:
+            self._found["LPIPS"].append(float(self.distance(ours[None], theirs[None])))
+
+    def scores(self, alone: int = 0) -> list[Score]:
+        """Means over all pairs, and the share that looks untouched. alone: pictures without a partner, for the conditions."""
+        scores = [_score(name, np.array(found), alone) for name, found in self._found.items() if np.isfinite(found).any()]
+        return [*scores, _untouched(np.array(self._found["change"]), alone)]
 
 
 def _untouched(changes: np.ndarray, alone: int) -> Score:

@@ -12,6 +12,7 @@ from ...base.errors import InputError, choose, nearest
 from ...base.files import fingerprint
 from ...base.runtime import derive_seed
 from ...data.attributes import attributes_of
+from ...data.crops import photographs_of, whole
 from ...training.classify import UNKNOWN
 from .recipe import DataRecipe
 
@@ -33,6 +34,14 @@ class Examples:
     def fingerprint(self) -> str:
         """Of what is learnt, the pixels aside."""
         return fingerprint([self.attributes, self.kept.tolist(), self.values[self.kept].tolist()])
+
+    def showing(self, attribute: str, value: str) -> tuple[np.ndarray, np.ndarray]:
+        """Kept pictures that show a value, and kept ones that show another: indices. Raises InputError for a value there is
+        not."""
+        column, known = list(self.attributes).index(attribute), self.attributes[attribute]
+        named = self.values[self.kept, column]
+        number = known.index(choose(value, known, f"value of {attribute}"))
+        return self.kept[named == number], self.kept[(named != number) & (named != UNKNOWN)]
 
     def counts(self, attribute: str) -> np.ndarray:
         """How many kept pictures show each value: (K,)."""
@@ -59,9 +68,14 @@ def choose_examples(source: Source, data: DataRecipe, half: str) -> Examples:
         raise InputError(
             "two pictures or more to learn from", f"{len(chosen)} of {len(source)} in {source.name}", "see data.only"
         )
-    order = np.random.default_rng(derive_seed("held out", source.fingerprint)).permutation(chosen)
-    held = min(data.validation, max(1, len(chosen) // 5))
-    kept = np.sort(order[held:])
+    order = np.random.default_rng(derive_seed("held out", source.fingerprint)).permutation(chosen).tolist()
+    photographs, together = photographs_of(source, data.group), dict[str, list[int]]()
+    for row in order:
+        together.setdefault(photographs[row], []).append(row)
+    held = np.sort(whole(together.values(), min(data.validation, max(1, len(chosen) // 5))))
+    kept = np.setdiff1d(chosen, held)
+    if not len(kept):
+        raise InputError("pictures to learn from beside those held out", f"{source.name}, {len(chosen)} in one group")
 
     def called(value: str) -> str:
         return data.called.get(value, value)
@@ -73,7 +87,7 @@ def choose_examples(source: Source, data: DataRecipe, half: str) -> Examples:
     for column, (name, of) in enumerate(shown.items()):
         numbers = {value: number for number, value in enumerate(attributes[name])}
         values[chosen, column] = [numbers.get(value, UNKNOWN) for value in of.values()]
-    return Examples(kept, np.sort(order[:held]), attributes, values)
+    return Examples(kept, held, attributes, values)
 
 
 def _values(name: str, shown: set[str], classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,10 +13,15 @@ from ...perception.classifier import LEAST, Classifier, NetworkRecipe
 from ...perception.resizers import RESIZERS
 from ...training.classify import ClassifyRecipe
 from ...training.plan import LoopRecipe
+from .hard import HardRecipe
 
 
 class DataRecipe(Frozen):
     source: str = Field(description="a named set (see `giverny data`) or a path to pictures")
+    shows: str = Field("", description="the class of all its pictures, where further sets show other ones")
+    beside: dict[str, str] = Field(
+        default_factory=dict, description='further sets by the class that their pictures are of: { photograph = "photos" }'
+    )
     size: int = Field(64, ge=LEAST, description="side of the square pictures it looks at, in pixels")
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour")
     fit: Fit = Field("crop", description="how training pictures are brought to size")
@@ -32,6 +37,18 @@ class DataRecipe(Frozen):
         description='what a value is called in prompts, where the set says otherwise: { Trouser = "trousers" }',
     )
     validation: int = Field(256, ge=1, description="pictures held out of training, for validation")
+    group: str = Field("", description="pattern of names: pictures that share its text are held out together; none: each alone")
+
+    @property
+    def sets(self) -> dict[str, str]:
+        """Sets by class, where each is one; else nothing."""
+        return {self.shows: self.source, **self.beside} if self.beside else {}
+
+    @model_validator(mode="after")
+    def _named(self) -> DataRecipe:
+        if bool(self.shows) != bool(self.beside) or self.shows in self.beside:
+            raise ValueError("data.shows and data.beside want each other: a class for each set, every one of its own")
+        return self
 
     @field_validator("resizer")
     @classmethod
@@ -51,6 +68,7 @@ class ClassifierRecipe(Frozen):
     half: Literal["all", "even", "odd"] = Field("all", description="which pictures of the set it may see: those of that number")
     network: NetworkRecipe
     objective: ClassifyRecipe = ClassifyRecipe()
+    hard: HardRecipe | None = Field(None, description="pictures of a class that are changed by cheap tricks and stay of it")
     loop: LoopRecipe = LoopRecipe()
 
     @model_validator(mode="after")
@@ -60,6 +78,8 @@ class ClassifierRecipe(Frozen):
             raise ValueError(f"objective.of_colour wants some of data.attributes, given {', '.join(strange)}")
         if self.objective.recolour and self.data.channels != 3:
             raise ValueError("objective.recolour wants pictures in colour: data.channels = 3")
+        if self.hard is not None and (self.data.channels != 3 or self.data.attributes != ("class",)):
+            raise ValueError('hard wants data.channels = 3 and data.attributes = ["class"]')
         if self.loop.batch // self.loop.accumulate < 2:
             raise ValueError("loop wants two pictures or more at once: the network takes means over them")
         return self

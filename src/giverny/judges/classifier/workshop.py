@@ -21,6 +21,7 @@ from ...training.parallel import World
 from ...training.plan import PACE
 from ...training.streams import StepStreams
 from .examples import choose_examples
+from .hard import hardened
 from .recipe import ClassifierRecipe, ModelRecipe
 
 STAGE = "classifier"
@@ -48,7 +49,8 @@ class ClassifierWorkshop:
     def jobs(self) -> Iterator[StageJob]:
         recipe = self.recipe
         seen = [recipe.data.model_dump(include={"size", "channels", "fit"}), self.source.fingerprint, self.examples.fingerprint]
-        own = recipe.model_dump(include={"network", "objective"}), recipe.loop.model_dump(exclude=set(PACE))
+        parts = {"network", "objective", *(["hard"] if recipe.hard is not None else [])}
+        own = recipe.model_dump(include=parts), recipe.loop.model_dump(exclude=set(PACE))
         yield StageJob(STAGE, 1.0, recipe.loop, fingerprint([seen, own]), self._start, self._keep)
 
     def result(self) -> Trained:
@@ -60,6 +62,7 @@ class ClassifierWorkshop:
             found = Classify(self.network, recipe.objective).validate(self._held(), streams)
         trained = {
             "half": recipe.half, "only": recipe.data.only, "pictures": len(examples.kept), "held_out": len(examples.held),
+            **({"hard": recipe.hard.model_dump()} if recipe.hard is not None else {}),
             **{name: round(float(value), 4) for name, value in found.items()},
         }  # fmt: skip
         model = ModelRecipe(
@@ -96,7 +99,15 @@ class ClassifierWorkshop:
         weights = {name: value_weights(torch.from_numpy(examples.counts(name)), rare) for name in examples.attributes if rare}
         loader = self._loader(loop.batch, loop.seed, examples.kept, (self.world.rank, self.world.size))
         objective = Classify(network, recipe.objective, weights)
-        return objective, lambda start: (self._with_values(b) for b in loader.stream(start)), self._held()
+        showing = None if recipe.hard is None else examples.showing("class", recipe.hard.of)
+
+        def batches(start: int) -> Iterator[Batch]:
+            for step, batch in enumerate(loader.stream(start), start):
+                if recipe.hard is not None and showing is not None:
+                    batch = hardened(batch, recipe.hard, showing, loader, step, loop.seed)
+                yield self._with_values(batch)
+
+        return objective, batches, self._held()
 
     def _keep(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         network = self._build()
