@@ -14,6 +14,7 @@ COMMANDS = {  # name -> what `giverny --help` says of it
     "read": "What a picture file says of how it was made, whichever program wrote it.",
     "reproduce": "Paint a picture again, and say what differs.",
     "train": "Train a model from a recipe.",
+    "choose": "The best checkpoint of a training becomes its model.",
     "measure": "How good a model's pictures are, or those of a folder, beside real ones.",
     "compare": "An experiment, or a grid of settings, as a table and a page.",
     "styles": "Saved styles, parts of prompts under a name.",

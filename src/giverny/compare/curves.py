@@ -65,6 +65,8 @@ def quantities(curves: Mapping[str, Curve], learning_rate: float | None) -> list
             grouped["learning rate (1: its full height)"] = {"": curve}
         elif key == "time/step":
             grouped["seconds per step"] = {"": curve}
+        elif kind == "checkpoint":
+            grouped[f"{name} of checkpoints"] = {"": curve}
         elif kind in ("train", "valid") and name:
             grouped.setdefault(name, {})[kind] = curve
         else:
@@ -79,6 +81,8 @@ def quantities(curves: Mapping[str, Curve], learning_rate: float | None) -> list
     def rank(title: str) -> int:
         if title.startswith("learning rate") or title == "seconds per step":
             return 5
+        if title.endswith(" of checkpoints"):
+            return 0
         word = title.rpartition(".")[2]
         return (
             4

@@ -7,16 +7,18 @@ different scales: where cells differ in theirs, only what holds within cells say
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import factorial, sqrt
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ..training.log import read_log
 from .cells import Row, Table
 from .statistics import holm, t_tails
 
+UNTOLD = frozenset({"train/rate", "train/skipped"})  # settings and counts, no losses
 LEAST = 5  # rows, below which nothing is said
 LAST = 5  # records of a quantity that are averaged: one step's loss is mostly chance
 
@@ -54,6 +56,26 @@ def foretellers(table: Table, store: Path) -> list[Foretold]:
     return sorted(told, key=lambda f: -abs(f.rho))
 
 
+def foretold_by(records: Sequence[Mapping[str, Any]], values: Mapping[int, float]) -> list[Foretold]:
+    """The same over the checkpoints of one run. values: {step: score}. A quantity counts with its mean since the checkpoint
+    before; those of one run hang on each other, so that p is too small where a loss and the score only drift together."""
+    steps = sorted(values)
+    names = sorted({key for record in records for key in record if key.startswith(("train/", "valid/"))} - UNTOLD)
+    rows: list[tuple[str, float, int]] = []
+    for name in names:
+        series, scores = [], []
+        for before, step in zip([0, *steps], steps, strict=False):
+            seen = [float(record[name]) for record in records if name in record and before < record["step"] <= step]
+            if seen:
+                series.append(fmean(seen))
+                scores.append(values[step])
+        if len(series) >= LEAST and len(set(series)) > 1 and len(set(scores)) > 1:
+            rows.append((name, spearman(series, scores), len(series)))
+    p = [_p(rho, count) for _, rho, count in rows]
+    told = [Foretold(n, count, rho, c[0], None) for (n, rho, count), c in zip(rows, holm(p), strict=True)]
+    return sorted(told, key=lambda f: -abs(f.rho))
+
+
 def last_of(run: Path) -> dict[str, float]:
     """{"stage: quantity": mean of its last records} of what a run's stages logged."""
     found: dict[str, float] = {}
@@ -62,7 +84,7 @@ def last_of(run: Path) -> dict[str, float]:
         names = sorted({k for record in records for k in record if k.startswith(("train/", "valid/"))})
         for name in names:
             series = [float(record[name]) for record in records if name in record]
-            if name not in ("train/rate", "train/skipped"):
+            if name not in UNTOLD:
                 found[f"{log.parent.name}: {name}"] = fmean(series[-LAST:])
     return found
 

@@ -33,6 +33,7 @@ from ..training.log import read_log
 from ..training.state import Counters, read_counters
 from .curves import Curve, draw, elapsed, number, quantities, read_curves, told_of, words
 
+CHECKPOINTS = "checkpoints.json"  # in a run folder: what `giverny choose` found
 STAGES = 20  # shown; further ones are counted
 CHARTS, SHOTS = 60, 60  # on the whole page
 CHARTS_EACH, SHOTS_EACH = 12, 8  # of a stage
@@ -202,6 +203,8 @@ def _read_stage(found: Found, folder: Path, count: int) -> Stage:
     with found.attempt(f"{name}: no readable log"):
         curves = read_curves(read_log(folder / "metrics.jsonl"))
     logged = max((curve[-1][0] for curve in curves.values()), default=None)
+    with found.attempt(f"{name}: {CHECKPOINTS} cannot be read"):
+        curves |= _measured(found.run, name)
     with found.attempt(f"{name}: no readable state"):
         counters = read_counters(folder / "state")
     if counters is not None:
@@ -221,6 +224,20 @@ def _read_stage(found: Found, folder: Path, count: int) -> Stage:
     facts["charts"], facts["undrawn"] = _charts(found, name, curves, max(3, min(CHARTS_EACH, CHARTS // count)))
     facts["shots"], facts["previews"] = _shots(found, folder, count)
     return Stage(name, "finished" if finished else _standing(counters, logged), True, finished, **facts)
+
+
+def _measured(run: Path, stage: str) -> dict[str, Curve]:
+    """The scores of a stage's checkpoints, as curves; nothing where none was measured."""
+    path = run / CHECKPOINTS
+    told = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if told.get("stage") != stage:
+        return {}
+    return read_curves(
+        [
+            {"step": one["step"], **{f"checkpoint/{score['name']}": score["value"] for score in one["scores"]}}
+            for one in told["checkpoints"]
+        ]
+    )
 
 
 def _standing(counters: Counters | None, logged: float | None) -> str:
