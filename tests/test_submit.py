@@ -229,6 +229,8 @@ def test_only_parts_are_taken_away(painter, photos, tmp_path):
     (tmp_path / "images.parts").mkdir()
     for name in ("holiday.jpg", ".0123456789abcdef.jpg.12345678.part", "0123456789abcdef.jpg"):
         (tmp_path / "images.parts" / name).write_text("mine?")
+    packed(painter, pieces_in(photos), tmp_path / "kept.zip", keep=True)
+    assert len(list((tmp_path / "kept.parts").iterdir())) == 5
     packed(painter, pieces_in(photos), tmp_path / "images.zip")
     assert [file.name for file in (tmp_path / "images.parts").iterdir()] == ["holiday.jpg"]
 
@@ -244,7 +246,8 @@ def test_a_diffusion_model_is_submitted_from_noise_or_over_photographs(photos, t
     with zipfile.ZipFile(tmp_path / "noise.zip") as archive:
         archive.extractall(tmp_path)
     assert read_provenance(tmp_path / "00003.jpg").request.seed == 3
-    assert packed(diffusion, pieces_in(photos), tmp_path / "over.zip", strength=0.5)[0]["painted"] == 5
+    counts, found = packed(diffusion, pieces_in(photos), tmp_path / "over.zip", strength=1.0, knobs={"steps": 2})
+    assert counts["painted"] == 5 and found.copies == ()  # painted anew, each from noise of its own
 
 
 def test_what_cannot_be_is_refused_before_anything_is_painted(painter, photos, tmp_path):
@@ -265,13 +268,11 @@ def test_what_cannot_be_is_refused_before_anything_is_painted(painter, photos, t
     assert out.read_bytes() == b"hours of work"
 
 
-def test_pictures_of_another_size_are_no_part_of_it(photos, tmp_path):
-    with pytest.raises(InputError, match="32 x 32 pixels"):
-        list(
-            submit.submit(
-                tiny_painter(pixels=True), submit.drawn(3), tmp_path / "i.zip", SMALL, knobs={"upscale": 2, "steps": 2}
-            )
-        )
+def test_a_model_that_enlarges_is_asked_for_less(tmp_path):
+    diffusion, half, out = tiny_painter(pixels=True), {"upscale": 2, "upscale_strength": 0, "steps": 2}, tmp_path / "i.zip"
+    with pytest.raises(InputError, match="16 x 16 pixels; given 32 x 32"):
+        list(submit.submit(diffusion, submit.drawn(3), out, SMALL, knobs=half))
+    assert packed(diffusion, submit.drawn(3), out, knobs=half, size=(8, 8))[0]["painted"] == 3
 
 
 # -- the rules ----------------------------------------------------------------------------------------------------------
@@ -354,7 +355,8 @@ def test_the_command_refuses_what_is_too_few_before_it_opens_a_model(photos, tmp
         assert "wants one of" in run("submit", *words, code=2).output
     (photos / "cut.jpg").write_bytes(jpeg(smooth(16, 16))[:100])
     told = events("submit", photos, code=2)
-    assert [(e["event"], e.get("file", "").endswith("cut.jpg")) for e in told] == [("failed", True), ("error", False)]
+    assert told[0] == {"event": "photographs", "readable": 5, "unreadable": 1}
+    assert [(e["event"], e.get("file", "").endswith("cut.jpg")) for e in told[1:]] == [("failed", True), ("error", False)]
 
 
 def test_a_model_that_does_not_paint_from_noise_is_refused(tiny_runs, tmp_path):
@@ -392,7 +394,7 @@ def test_it_is_said_what_came_of_a_run(painter, photos, tmp_path, capsys):
     assert watched(submit.submit(painter, pieces, out, SMALL), len(pieces), out, Voice(False)) == 1
     said = capsys.readouterr().out
     assert "4 pictures in " in said and "1 of them there already" in said and "left out: " in said and "bad.png" in said
-    assert "1 photographs of another size were cut to a square" in said and "images.parts is kept" in said
+    assert "1 photographs of another size were cut to a square" in said
     out.unlink()
     assert watched(submit.submit(painter, pieces, out, SMALL), len(pieces), out, Voice(True)) == 1
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

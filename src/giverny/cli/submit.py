@@ -30,6 +30,7 @@ NAMED = 10  # failures and breaches that are named; of the others it is said how
     show_default=True,
     help="Of photographs: 0 as they are, 1 all of the translation.",
 )
+@click.option("--size", default=None, metavar="WxH", help="Asked of a model whose settings enlarge, as --set upscale=2.  [256]")
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
@@ -49,6 +50,7 @@ def command(
     out: Path,
     quality: int,
     strength: float,
+    size: str | None,
     settings: tuple[str, ...],
     device: str,
     precision: str,
@@ -76,7 +78,9 @@ def command(
     from ..base.recipe import override
     from ..pipelines import submit
     from ..pipelines.submit_archive import refuse_count
+    from .paint import parse_size
 
+    wanted = parse_size(size) if size else None
     bad: list[tuple[str, str]] = []
     if count is not None:
         refuse_count(count)
@@ -87,8 +91,18 @@ def command(
         say_photographs(found, bad, voice)
         refuse_count(len(found), what="photographs that can be read", remedy=ENOUGH)
     painter = open_painter(model, device, precision)
-    painting = submit.submit(painter, pieces, out, strength=strength, knobs=override({}, settings), quality=quality)
-    sys.exit(2 if watched(painting, len(pieces), out, voice) or bad else 0)
+    how: dict[str, Any] = {
+        "strength": strength,
+        "knobs": override({}, settings),
+        "quality": quality,
+        "size": wanted,
+        "keep": bool(bad),
+    }
+    lost = watched(submit.submit(painter, pieces, out, **how), len(pieces), out, voice) + len(bad)
+    if lost:
+        kept = submit.parts_of(out)
+        voice.say(f"{kept} is kept: with those left out mended and {out} moved away, the same command paints them alone")
+    sys.exit(2 if lost else 0)
 
 
 def say_photographs(found: list[Any], bad: list[tuple[str, str]], voice: Voice) -> None:
@@ -98,6 +112,7 @@ def say_photographs(found: list[Any], bad: list[tuple[str, str]], voice: Voice) 
     folders = Counter(str(photo.place.parent) for photo in found)
     where = "; ".join(f"{number:,} in {folder}" for folder, number in folders.most_common(4))
     voice.say(f"{len(found):,} photographs: {where}" + (f"; and {len(folders) - 4} more folders" if len(folders) > 4 else ""))
+    voice.event("photographs", readable=len(found), unreadable=len(bad))
     for place, reason in bad:
         voice.event("failed", file=place, reason=reason)
     named([f"left out: {place}: {reason}" for place, reason in bad], voice)
@@ -148,8 +163,6 @@ def watched(painting: Any, count: int, out: Path, voice: Voice) -> int:
     say_copies(copies, voice)
     if cut:
         voice.say(f"{cut:,} photographs of another size were cut to a square and brought to 256 x 256 pixels")
-    if reasons:
-        voice.say(f"{parts_of(out)} is kept: with these mended and {out} moved away, the same command paints them alone")
     voice.event("submitted", file=out, cut=cut, **counts)
     return len(reasons)
 

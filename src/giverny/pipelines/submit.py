@@ -19,10 +19,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..base.contracts import Done, Failed, Painter, Picture, Progress, Request, Start
+from ..base.contracts import Done, Failed, Painter, Progress, Request, Start
 from ..base.errors import InputError, nearest
 from ..base.files import fingerprint
-from ..base.picture import write_picture
 from ..base.recipe import check
 from ..base.runtime import interrupts_held_back
 from ..base.start import Enclosed
@@ -156,6 +155,28 @@ def drawn(count: int) -> list[Piece]:
 # Painting
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How pieces are painted."""
+
+    side: int  # of a picture of the archive
+    size: tuple[int, int]  # asked of the painter
+    strength: float
+    knobs: dict[str, Any]
+    quality: int
+
+    def request(self, piece: Piece, file: Enclosed | None) -> Request:
+        """Of a photograph its content is the seed, so that painters that draw by chance draw for each its own."""
+        start = Start(picture=file, strength=self.strength) if file else None
+        seed = int(file.sha256[:8], 16) if file else piece.seed
+        return Request(id=piece.name, seed=seed, start=start, size=self.size, knobs=self.knobs)
+
+    def key(self, painter: Painter, request: Request) -> str:
+        """16 hex digits that hang on all a picture is made of, and not on what its photograph is called."""
+        begun = [request.start.picture.sha256, float(self.strength)] if request.start else []
+        return fingerprint([painter.fingerprint, request.seed, begun, self.side, self.size, self.knobs, self.quality])
+
+
 def parts_of(out: Path) -> Path:
     """The folder beside an archive where its pictures are kept until it is written."""
     return out.with_suffix(".parts")
@@ -169,13 +190,15 @@ def submit(
     strength: float = 1.0,  # of photographs: 0 as they are, 1 all of the translation
     knobs: Mapping[str, Any] | None = None,
     quality: int = 95,
+    size: tuple[int, int] | None = None,  # asked of the painter, where its knobs enlarge; None: as the rules say
+    keep: bool = False,  # the parts, once the archive is written
 ) -> Generator[Told | Checked, None, None]:
     """Paint what is not there yet, then write the archive and say at last how it keeps the rules, which it does.
 
     Closing this stops within a step; what is done stays in `parts_of(out)`. That folder is taken away once the archive holds a
     picture of every piece; where some failed it stays, so that they alone are left to do. Raises InputError, before anything is
-    painted, for a count that breaks the rules, a painter that cannot, settings that are none, and an archive that is there; and
-    as soon as too many pieces have failed.
+    painted, for a count that breaks the rules, a painter that cannot, settings that are none, and an archive that is there;
+    where the painter paints another size; and as soon as too many pieces have failed.
     """
     of_photos = any(piece.photo for piece in pieces)
     refuse_count(len(pieces), rules)
@@ -186,7 +209,8 @@ def submit(
         raise InputError("the name of a zip archive to write, such as images.zip", given, "Take another name, or move it away.")
     made: dict[str, Path] = {}
     failed: list[Told] = []
-    with closing(_painted(painter, pieces, parts_of(out), rules.size, strength, knobs or {}, quality)) as painting:
+    plan = _Plan(rules.size, size or (rules.size, rules.size), strength, dict(knobs or {}), quality)
+    with closing(_painted(painter, pieces, parts_of(out), plan)) as painting:
         for told in painting:
             yield told
             if told.part is not None:
@@ -202,7 +226,7 @@ def submit(
         remedy = f"What is painted stays in {parts_of(out)}: mend or add some, and run the same command again."
         raise InputError(wanted, given + reason, remedy)
     yield pack({piece.name: made[piece.name] for piece in pieces if piece.name in made}, out, rules)
-    if not failed:
+    if not failed and not keep:
         _tidy(parts_of(out))
 
 
@@ -215,15 +239,7 @@ def _refuse_painter(painter: Painter, of_photos: bool) -> None:
         raise InputError("a model that paints from noise", given, "Name photographs: this one translates them.")
 
 
-def _painted(
-    painter: Painter,
-    pieces: Sequence[Piece],
-    parts: Path,
-    size: int,
-    strength: float,
-    knobs: Mapping[str, Any],
-    quality: int,
-) -> Generator[Told, None, None]:
+def _painted(painter: Painter, pieces: Sequence[Piece], parts: Path, plan: _Plan) -> Generator[Told, None, None]:
     """What becomes of each piece. A part's name is a fingerprint of the model, the photograph or seed, and the settings."""
     waiting: list[tuple[Request, Told]] = []
     for number, piece in enumerate(pieces, start=1):
@@ -232,24 +248,21 @@ def _painted(
         except InputError as error:
             yield Told(piece, "failed", reason=str(error))
         else:
-            start = Start(picture=file, strength=strength) if file else None
-            request = Request(id=piece.name, seed=piece.seed, start=start, size=(size, size), knobs=knobs)
-            settings = [file.sha256, float(strength)] if file else [piece.seed]
-            key = fingerprint([painter.fingerprint, *settings, size, dict(knobs), quality])
-            told = Told(piece, "painted", parts / f"{key}.jpg", cut=file is not None and _is_other(file, size))
-            if _is_sound(parts / f"{key}.jpg", size):
-                yield Told(piece, "there", told.part, cut=told.cut)
+            request = plan.request(piece, file)
+            part = parts / f"{plan.key(painter, request)}.jpg"
+            cut = file is not None and _is_other(file, plan.side)
+            if _is_sound(part, plan.side):
+                yield Told(piece, "there", part, cut=cut)
             else:
-                waiting.append((request, told))
+                waiting.append((request, Told(piece, "painted", part, cut=cut)))
         if waiting and (len(waiting) == GROUP or number == len(pieces)):
-            yield from _group(painter, waiting, quality)
+            yield from _group(painter, waiting, plan)
             waiting.clear()
 
 
-def _group(painter: Painter, waiting: Sequence[tuple[Request, Told]], quality: int) -> Generator[Told, None, None]:
+def _group(painter: Painter, waiting: Sequence[tuple[Request, Told]], plan: _Plan) -> Generator[Told, None, None]:
     """Paint some requests and write their parts. waiting: with each request what is told once it is painted."""
     meant = {request.id: told for request, told in waiting}
-    sizes = {request.id: request.size for request, _ in waiting}
     with closing(able(painter, [request for request, _ in waiting])) as events:
         for event in events:
             told = meant[event.id]
@@ -257,18 +270,14 @@ def _group(painter: Painter, waiting: Sequence[tuple[Request, Told]], quality: i
                 yield Told(told.piece, "moving", share=event.step / (event.total or event.step))
             elif isinstance(event, Failed):
                 yield Told(told.piece, "failed", reason=event.reason)
-            elif isinstance(event, Done) and event.artifact.size != sizes[event.id]:
-                wide, high = event.artifact.size
-                yield Told(told.piece, "failed", reason=f"the model painted {wide} x {high} pixels with these settings")
             elif isinstance(event, Done):
-                _write(event.artifact, told.part, quality)
+                wide, high = event.artifact.size
+                if (wide, high) != (plan.side, plan.side):
+                    wanted = f"a model and settings that paint {plan.side} x {plan.side} pixels"
+                    raise InputError(wanted, f"{wide} x {high}", "Where they enlarge, ask for a smaller size.")
+                with interrupts_held_back():  # what is painted is kept
+                    event.artifact.save(told.part, plan.quality)
                 yield told
-
-
-def _write(picture: Picture, part: Path | None, quality: int) -> None:
-    assert part is not None
-    with interrupts_held_back():  # what is painted is kept
-        write_picture(part, picture, quality)
 
 
 def _is_sound(part: Path, size: int) -> bool:
