@@ -162,7 +162,7 @@ def watched(painting: Any, count: int, out: Path, voice: Voice) -> int:
     voice.say(f"{counts['painted'] + counts['there']:,} pictures in {out}{there}")
     say_copies(copies, voice)
     if cut:
-        voice.say(f"{cut:,} photographs of another size were cut to a square and brought to 256 x 256 pixels")
+        voice.say(f"of another size, so cut to a square and brought to 256 x 256 pixels: {cut:,}")
     voice.event("submitted", file=out, cut=cut, **counts)
     return len(reasons)
 
