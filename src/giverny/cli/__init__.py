@@ -10,6 +10,7 @@ import click
 COMMANDS = {  # name -> what `giverny --help` says of it
     "paint": "Words become pictures.",
     "translate": "Pictures become others, such as photographs paintings.",
+    "submit": "An archive of paintings for the Monet competition.",
     "walk": "The pictures between prompts, between seeds, or between both.",
     "read": "What a picture file says of how it was made, whichever program wrote it.",
     "reproduce": "Paint a picture again, and say what differs.",
