@@ -108,3 +108,24 @@ def test_bad_input_is_one_sentence(folders, tmp_path, tiny_runs):
     ):
         text = run(*words, code=2)
         assert said in text and "Traceback" not in text, (words, text)
+
+
+def test_pictures_begun_from_given_ones_are_compared_with_them_too(tiny_runs, folders):
+    words = [
+        tiny_runs["translator"],
+        "--against",
+        "toy",
+        "--features",
+        "pixels",
+        "--measures",
+        "kid,checkerboard",
+        "--from",
+        "toy",
+    ]
+    found = scores_of(run(*words, "-n", 8, "--json"))
+    assert {"KID", "checkerboard / real", "PSNR", "SSIM", "edge correlation", "change", "untouched"} <= set(found)
+    told = found["KID"]["conditions"]
+    assert told["given"] == "toy-shapes" and told["strength"] == 1 and told["n"] == 8 and told["size"] == [16, 16]
+    none = scores_of(run(*words, "-n", 8, "--json", "--strength", 0))
+    assert none["change"]["value"] == 0 and none["untouched"]["value"] == 1
+    assert "which holds pictures" in run(folders[0], "--against", "toy", "--from", "toy", code=2)

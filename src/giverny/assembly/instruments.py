@@ -159,8 +159,11 @@ def open_measuring(
     seed: int = 0,
     knobs: Mapping[str, Any] | None = None,
     device: str = "auto",
+    given: str | None = None,
+    strength: float = 1.0,
 ) -> Measuring:
-    """what: a model, or a folder, archive or named set of pictures. See `giverny measure --help` for the rest."""
+    """what: a model, or a folder, archive or named set of pictures. given: pictures that the model's begin from. See
+    `giverny measure --help` for the rest."""
     real = open_part(reference, split)
     instrument, notes = open_instrument(features, resizer, device), list[str]()
     if features == "auto" and instrument.name.startswith("pixels"):
@@ -171,14 +174,24 @@ def open_measuring(
     folder = _model_folder(what)
     pictures: Painted | Source
     if folder is not None:
-        asked = prompts_of(real, count or COUNT, seed) if prompts is None else _asked(prompts, count)
-        pictures = Painted(open_painter(folder, device), asked, seed, dict(knobs or {}))
+        first = None if given is None else open_part(given, split)
+        if prompts is not None:
+            asked = _asked(prompts, count or (len(first) if first is not None else None))
+        elif first is not None:
+            asked = [("", "")] * (count or len(first))
+        else:
+            asked = prompts_of(real, count or COUNT, seed)
+        painter = open_painter(folder, device)
+        if first is not None and "start" not in getattr(painter, "can", frozenset()):
+            raise InputError("a model that begins from pictures, for --from", f"{painter.name}, of family {painter.family}")
+        size = painter.size if first is not None else None  # not the given picture's own
+        pictures = Painted(painter, asked, seed, dict(knobs or {}), size, first, strength)
         count = len(asked)
     else:
         pictures = _without_overviews(open_part(what, split), notes)
         count = min(count or len(pictures), len(pictures))
-        if prompts or knobs:
-            raise InputError("a model, for prompts and settings", f"{what}, which holds pictures")
+        if prompts or knobs or given:
+            raise InputError("a model, for prompts, settings and given pictures", f"{what}, which holds pictures")
     space = _words(words, what if folder is not None else None, device)
     told_by = open_judge(judge, device) if judge else None
     return Measuring(pictures, real, instrument, space, told_by, folder, tuple(notes), count)

@@ -39,6 +39,12 @@ from .voice import Voice, speaks
     "--prompts", type=click.Path(path_type=Path), default=None, help="Prompts to paint, with categories.  [captions of DATA]"
 )
 @click.option(
+    "--from", "given", default=None, metavar="DATA", help="Pictures that the model's begin from, such as photographs."
+)
+@click.option(
+    "--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="With --from: how much is painted anew."
+)
+@click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first picture; the k-th has seed + k."
 )
 @click.option("--most", type=click.IntRange(2), default=None, help="Pictures of the reference to look at.  [all]")
@@ -70,6 +76,8 @@ def command(
     words: str,
     judge: str | None,
     prompts: Path | None,
+    given: str | None,
+    strength: float,
     seed: int,
     most: int | None,
     settings: tuple[str, ...],
@@ -86,14 +94,16 @@ def command(
     giverny measure wardrobe --against wardrobe -n 1000
     giverny measure my/painted --against my/photographs --features inception --resizer pytorch
     giverny measure wardrobe --against wardrobe --prompts prompts.tsv --judge wardrobe-a
+    giverny measure monet --against monet-paintings --from landscape-photos --measures kid,mifid
     """
     from ..assembly import open_measuring
     from ..base.errors import InputError
     from ..base.recipe import override
 
     work = open_measuring(
-        what, reference, split, features, resizer, words, judge, prompts, count, seed, override({}, settings), device
-    )
+        what, reference, split, features, resizer, words, judge, prompts, count, seed, override({}, settings), device, given,
+        strength,
+    )  # fmt: skip
     if card and work.folder is None:
         raise InputError("a model, whose card takes the scores", f"{what}, a folder of pictures")
     for note in work.notes:
