@@ -181,7 +181,7 @@ def open_measuring(
             asked = [("", "")] * (count or len(first))
         else:
             asked = prompts_of(real, count or COUNT, seed)
-        painter = open_painter(folder, device)
+        painter: Any = open_painter(folder, device)
         if first is not None and "start" not in getattr(painter, "can", frozenset()):
             raise InputError("a model that begins from pictures, for --from", f"{painter.name}, of family {painter.family}")
         size = painter.size if first is not None else None  # not the given picture's own
