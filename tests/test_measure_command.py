@@ -81,7 +81,7 @@ def test_a_model_with_its_words_by_category(tiny_runs, tmp_path):
 def test_pairs_of_pictures_of_one_name(folders):
     painted, real = folders
     found = scores_of(run(painted, "--against", real, "--pairs", "--json"))
-    assert set(found) == {"PSNR", "SSIM", "change", "untouched"} and found["PSNR"]["conditions"]["n"] == 20
+    assert set(found) == {"PSNR", "SSIM", "edge correlation", "change", "untouched"} and found["PSNR"]["conditions"]["n"] == 20
     assert found["PSNR"]["conditions"]["pictures_without_a_partner"] == 20 and 5 < found["PSNR"]["value"] < 12
     same = scores_of(run(real, "--against", real, "--pairs", "--json"))
     assert same["SSIM"]["value"] == pytest.approx(1) and "PSNR" not in same, "equal pictures have no finite PSNR"
