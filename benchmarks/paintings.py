@@ -8,9 +8,9 @@ score is the last row: test paintings against the train part. Crops of one photo
 leave out whole photographs (the jackknife, Tukey 1958), of differences in both rows at once.
 
 KID, FID and MiFID take the features of what looks: the judge monet-a, small pixels, and Inception where its weights are on
-this machine. FID and MiFID of so few pictures say something only beside rows of as many. "painting" is the share that the
-judge monet-b takes for paintings, by an architecture of its own; "nearest" the distance to the closest painting, over that of
-real ones among themselves; "copies" how many are one.
+this machine. FID and MiFID of so few pictures say something only beside rows of as many, and MiFID's threshold is Inception's.
+"painting" is the share that the judge monet-b takes for paintings, by an architecture of its own; "nearest" the distance to
+the closest painting, over that of real ones among themselves; "copies" how many are one.
 """
 
 from __future__ import annotations
