@@ -1,4 +1,4 @@
-"""Do photographs become paintings? Translators beside cheap tricks: photographs untouched, in a painting's colours, blurred.
+"""Do photographs become paintings? Translators beside cheap tricks: photographs recoloured, blurred, in few tones.
 
     python benchmarks/paintings.py monet --size 128 -o paintings.json      # any number of models, or none: the tricks alone
 
@@ -8,9 +8,9 @@ score is the last row: test paintings against the train part. Crops of one photo
 leave out whole photographs (the jackknife, Tukey 1958), of differences in both rows at once.
 
 KID, FID and MiFID take the features of what looks: the judge monet-a, small pixels, and Inception where its weights are on
-this machine. FID and MiFID of so few pictures say something only beside rows of as many. "painting" is the share that the
-judge monet-b takes for paintings, by an architecture of its own; "nearest" the distance to the closest painting, over that of
-real ones among themselves; "copies" how many are one.
+this machine. FID and MiFID of so few pictures say something only beside rows of as many, and MiFID's threshold is Inception's.
+"painting" is the share that the judge monet-b takes for paintings, by an architecture of its own; "nearest" the distance to
+the closest painting, over that of real ones among themselves; "copies" how many are one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from giverny.base.start import Enclosed
 from giverny.compare.statistics import t_quantile
 from giverny.data.catalog import open_named
 from giverny.data.crops import photographs_of
-from giverny.data.tricks import blurred, matched
+from giverny.data.tricks import blurred, matched, median, posterised
 from giverny.data.weights import at_hand
 from giverny.metrics import frechet, kernel
 from giverny.metrics.checkerboard import corner_energy
@@ -56,7 +56,7 @@ from giverny.pipelines.image2image import paint_over
 
 PAINTINGS, PHOTOGRAPHS = "monet-paintings", "landscape-photos"
 REAL, UNTOUCHED_ROW, MATCHED = "test paintings", "untouched", "matched"
-BLUR = 1 / 64  # of a side: the standard deviation of the blur
+TONES = 4  # of a channel of posterised photographs
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures
@@ -244,11 +244,13 @@ def rows_of(args: argparse.Namespace, tell: Callable[[str], None]) -> tuple[list
     alike = tuple(
         np.stack([matched(p, paintings["train"][i]) for p, i in zip(photographs, of, strict=True)]) for of in drawn.tolist()
     )
-    soft = np.stack([blurred(p, BLUR * args.size) for p in photographs])
+    radius, side = args.size / 64, 2 * (args.size // 48) + 1  # of the blur; of the square that medians are taken of
     rows = [
         Row(UNTOUCHED_ROW, (photographs,), groups, {}),
         Row(MATCHED, alike, groups, {"like": "a painting of the train part, drawn at random", "seed": args.seed}),
-        Row("blurred", (soft,), groups, {"radius": BLUR * args.size}),
+        Row("blurred", (np.stack([blurred(p, radius) for p in photographs]),), groups, {"radius": radius}),
+        Row("median", (np.stack([median(p, side) for p in photographs]),), groups, {"side": side}),
+        Row("posterised", (posterised(photographs, TONES),), groups, {"tones": TONES}),
     ]
     for model in args.models:
         tell(f"translating {len(photographs)} photographs with {model}")
@@ -261,10 +263,6 @@ def rows_of(args: argparse.Namespace, tell: Callable[[str], None]) -> tuple[list
 def eyes_of(judge: str, device: str) -> list[Instrument]:
     others = ["pixels", *(["inception"] if at_hand(INCEPTION) else [])]
     return [open_judge(judge, device), *(open_instrument(name, device=device) for name in others)]
-
-
-def name_of(eye: Any) -> str:
-    return str(eye.name)
 
 
 def shown(score: Score, digits: int = 3) -> str:
