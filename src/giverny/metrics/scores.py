@@ -133,7 +133,9 @@ def memorization(sides: Sides, direction: Direction = "painted to real", thresho
     ours, theirs = sides.some()
     distance = memorization_distance(ours, theirs, direction)
     apart = frechet.frechet(sides.real.moments, sides.painted.moments).value
-    more = {"direction": direction, "rows": [len(ours), len(theirs)]}
+    more: dict[str, Any] = {"direction": direction, "rows": [len(ours), len(theirs)]}
+    if not str(sides.conditions.get("features", "")).startswith("inception"):
+        more["note"] = f"MiFID's threshold of {threshold} is one of Inception's features: with others look at the distance itself"
     return [
         sides.score("MiFID", mifid(apart, distance, threshold), None, "", threshold=threshold, distance=distance,
                     fires=distance < threshold, **more),
