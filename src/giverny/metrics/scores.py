@@ -135,7 +135,7 @@ def memorization(sides: Sides, direction: Direction = "painted to real", thresho
     apart = frechet.frechet(sides.real.moments, sides.painted.moments).value
     more: dict[str, Any] = {"direction": direction, "rows": [len(ours), len(theirs)]}
     if not str(sides.conditions.get("features", "")).startswith("inception"):
-        more["note"] = f"MiFID's threshold of {threshold} is one of Inception's features: with others look at the distance itself"
+        more["note"] = f"MiFID's threshold of {threshold} is one of Inception's features: with others read the distance itself"
     return [
         sides.score("MiFID", mifid(apart, distance, threshold), None, "", threshold=threshold, distance=distance,
                     fires=distance < threshold, **more),
