@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from giverny.assembly import train
 from giverny.base.errors import InputError
 from giverny.base.images import read_picture
 from giverny.base.picture import read_provenance
 from giverny.pipelines.translate import jobs_for
 from test_cli import events, run
+from test_pairs import tiny as tiny_double
 from test_translator import BAD, smooth
 
 pytestmark = pytest.mark.xdist_group("contract")
@@ -95,3 +97,33 @@ def test_places_that_hold_nothing_are_refused(tmp_path, tiny_runs):
     Image.fromarray(smooth(16, 16)).save(tmp_path / "a.png")
     assert "a model's name" in run("translate", tmp_path / "a.png", "--to", "no-such-model", code=2).output
     assert "starts from a picture" not in run("translate", tmp_path / "a.png", "--to", tiny_runs["diffusion"]).output
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    """A model that has learnt two kinds, at toy size."""
+    run = tmp_path_factory.mktemp("double") / "run"
+    for _ in train(tiny_double(), run):
+        pass
+    return str(run)
+
+
+def test_a_diffusion_model_translates_at_its_own_size_with_settings_by_name(double, folder, tmp_path):
+    photo, out = folder / "a.png", tmp_path / "out"
+
+    def painted(*more):
+        assert events("translate", photo, "--to", double, "-o", out, *more)[-1]["painted"] == 1
+        assert read_picture(out / "a.png").shape == (16, 16, 3)
+        return read_provenance(out / "a.png"), read_picture(out / "a.png")
+
+    told, over = painted()
+    assert told.request.start.strength == 0.6 and told.knobs["begin"] == "noise"
+    told, crossed = painted("--set", "begin=crossed", "--set", "steps=4")
+    assert told.knobs["begin"] == "crossed" and told.knobs["steps"] == 4 and not np.array_equal(over, crossed)
+    assert events("translate", photo, "--to", double, "-o", out, "--set", "begin=crossed", "--set", "steps=4")[-1]["there"] == 1
+    assert run("reproduce", out / "a.png", "-m", double).exit_code == 0
+    paint = run(
+        "paint", "", "-m", double, "--from", photo, "--begin", "crossed", "--steps", 4, "--seed", 0, "-o", tmp_path / "p"
+    )
+    assert paint.exit_code == 0 and np.array_equal(read_picture(tmp_path / "p" / "00000.png"), crossed)
+    assert "begin" in run("translate", photo, "--to", double, "-o", out, "--set", "begn=crossed", code=2).output
