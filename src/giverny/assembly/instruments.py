@@ -172,6 +172,9 @@ def open_measuring(
     pictures: Painted | Source
     if folder is not None:
         asked = prompts_of(real, count or COUNT, seed) if prompts is None else _asked(prompts, count)
+        if not any(prompt for prompt, _ in asked):
+            notes.append(f"{real.name} has no captions: the model is asked with the empty prompt.")
+            words = "none" if words == "auto" else words  # nothing is said that pictures could fit
         pictures = Painted(open_painter(folder, device), asked, seed, dict(knobs or {}))
         count = len(asked)
     else:

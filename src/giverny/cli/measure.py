@@ -36,7 +36,10 @@ from .voice import Voice, speaks
 )
 @click.option("--judge", default=None, metavar="MODEL", help="A classifier that says whether pictures show what was asked for.")
 @click.option(
-    "--prompts", type=click.Path(path_type=Path), default=None, help="Prompts to paint, with categories.  [captions of DATA]"
+    "--prompts",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Prompts to paint, with categories.  [captions of DATA, else none]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first picture; the k-th has seed + k."
