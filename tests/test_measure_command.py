@@ -71,7 +71,7 @@ def test_a_set_without_captions_is_asked_for_with_the_empty_prompt(tiny_runs, fo
     assert "real has no captions: the model is asked with the empty prompt." in run(*words)
     found = scores_of(run(*words, "--json"))
     assert set(found) == {"KID"} and found["KID"]["conditions"]["n"] == 6
-    assert "CLIP cosine" in scores_of(run(*words, "--words", tiny_runs["diffusion"], "--json"))  # who asks for it gets it
+    assert "CLIP cosine" in scores_of(run(*words, "--words", model, "--json"))  # who asks for it gets it
 
 
 def test_a_model_with_its_words_by_category(tiny_runs, tmp_path):

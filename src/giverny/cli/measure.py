@@ -39,7 +39,7 @@ from .voice import Voice, speaks
     "--prompts",
     type=click.Path(path_type=Path),
     default=None,
-    help="Prompts to paint, with categories.  [captions of DATA, else none]",
+    help="Prompts to paint, with categories.  [captions of DATA]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first picture; the k-th has seed + k."

@@ -31,6 +31,9 @@ class DataRecipe(Frozen):
     fit: Fit = Field("crop", description="how pictures are brought to size")
     flip: bool = Field(True, description="mirror half of the pictures")
     jitter: int = Field(30, ge=0, description="pixels by which pictures are larger before a part of that size is cut out")
+    share: float = Field(
+        1.0, gt=0, le=1, description="part of each set's training pictures that is used; the larger hold the smaller"
+    )
     validation: int = Field(32, ge=1, description="pictures of each set held out of training, for validation")
     group: str = Field(CROP, description="pattern of names: given pictures that share its text are held out together")
 
