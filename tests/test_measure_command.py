@@ -55,19 +55,8 @@ def test_a_folder_against_a_folder(folders, tmp_path):
 
 def test_a_set_without_captions_is_asked_for_with_the_empty_prompt(tiny_runs, folders):
     _, real = folders
-    words = (
-        tiny_runs["diffusion"],
-        "--against",
-        real,
-        "--features",
-        "pixels",
-        "--measures",
-        "kid",
-        "-n",
-        6,
-        "--set",
-        "steps=2",
-    )
+    model, way = tiny_runs["diffusion"], ("--features", "pixels", "--measures", "kid", "-n", 6, "--set", "steps=2")
+    words = (model, "--against", real, *way)
     assert "real has no captions: the model is asked with the empty prompt." in run(*words)
     found = scores_of(run(*words, "--json"))
     assert set(found) == {"KID"} and found["KID"]["conditions"]["n"] == 6

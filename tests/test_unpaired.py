@@ -151,7 +151,7 @@ def test_a_share_is_of_whole_photographs_and_the_larger_holds_the_smaller(tmp_pa
     source = open_source(tmp_path)
     names = photographs_of(source)
     for seed in range(5):
-        held, kept = held_out(source, 4, seed)
+        _, kept = held_out(source, 4, seed)
         parts = [thinned(source, kept, share, seed) for share in (0.01, 0.2, 0.5, 0.9, 1.0)]
         assert np.array_equal(parts[-1], kept)
         for share, part in zip((0.01, 0.2, 0.5, 0.9), parts, strict=False):
