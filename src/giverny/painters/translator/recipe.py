@@ -81,6 +81,8 @@ class TranslatorRecipe(Frozen):
             raise ValueError("generator and critic want picture_channels = 3")
         if judged.mixing != "none" and judged.mixing_form == "paper" and not self.critic.per_pixel:
             raise ValueError("mixing in the paper's form wants a critic of every pixel: critic.family = 'pixel'")
+        if (judged.mixing != "none" and judged.mixing_form == "image") != getattr(self.critic, "image", False):
+            raise ValueError("objective.judged.mixing_form = 'image' (with mixing) and critic.image = true want each other")
         if isinstance(self.objective, PatchTranslateRecipe) and generator.family != "resnet":
             raise ValueError("an objective of patches wants a generator of family 'resnet', whose maps it compares")
         if isinstance(self.objective, TranslateRecipe) and self.objective.together and generator.norm != "instance":
