@@ -49,6 +49,27 @@ def test_at_the_notebooks_sizes_it_has_the_notebooks_parameters():
     assert parameters(SimpleUNetRecipe()) == 62_438_883
 
 
+def test_with_edges_repeated_an_even_picture_stays_even_to_its_edges():
+    """With zeros beyond them the edges are seen, and the last doubling has half as much to make them of."""
+    kept = {}
+    for padding, even in (("replicate", True), ("zeros", False)):
+        net = randomise(SimpleUNetRecipe(channels=(8, 12), time_width=8, padding=padding).build(), 4).eval()
+        kept[padding] = net.state_dict()
+        with torch.no_grad():
+            made, _ = net.say("painting", torch.full((1, 3, 16, 12), 0.5), torch.tensor([7.0]))
+        places = made.unflatten(3, (6, 2)).unflatten(2, (8, 2))  # a doubling has four kinds of pixels
+        assert made.shape == (1, 3, 16, 12)
+        assert (float((places - places[:, :, 3:4, :, 3:4]).abs().max()) < 1e-5) == even
+    assert all(torch.equal(kept["zeros"][name], tensor) for name, tensor in kept["replicate"].items())
+    for widths in ((8, 16, 16), (8, 16)):
+        net = SimpleUNetRecipe(channels=widths, time_width=8, padding="replicate", kinds=2).build().eval()
+        least = 2 ** (len(widths) - 1)
+        assert net.say("photograph", torch.randn(2, 3, least, 3 * least), torch.tensor([0.0, 9.0]))[0].shape[2:] == (
+            least,
+            3 * least,
+        )
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_it_equals_the_same_written_out_in_float64(training):
     seed = secrets.randbelow(2**31)
