@@ -49,25 +49,20 @@ def test_at_the_notebooks_sizes_it_has_the_notebooks_parameters():
     assert parameters(SimpleUNetRecipe()) == 62_438_883
 
 
-def test_with_edges_repeated_an_even_picture_stays_even_to_its_edges():
-    """With zeros beyond them the edges are seen, and the last doubling has half as much to make them of."""
-    kept = {}
-    for padding, even in (("replicate", True), ("zeros", False)):
-        net = randomise(SimpleUNetRecipe(channels=(8, 12), time_width=8, padding=padding).build(), 4).eval()
-        kept[padding] = net.state_dict()
-        with torch.no_grad():
-            made, _ = net.say("painting", torch.full((1, 3, 16, 12), 0.5), torch.tensor([7.0]))
-        places = made.unflatten(3, (6, 2)).unflatten(2, (8, 2))  # a doubling has four kinds of pixels
-        assert made.shape == (1, 3, 16, 12)
-        assert (float((places - places[:, :, 3:4, :, 3:4]).abs().max()) < 1e-5) == even
-    assert all(torch.equal(kept["zeros"][name], tensor) for name, tensor in kept["replicate"].items())
-    for widths in ((8, 16, 16), (8, 16)):
-        net = SimpleUNetRecipe(channels=widths, time_width=8, padding="replicate", kinds=2).build().eval()
-        least = 2 ** (len(widths) - 1)
-        assert net.say("photograph", torch.randn(2, 3, least, 3 * least), torch.tensor([0.0, 9.0]))[0].shape[2:] == (
-            least,
-            3 * least,
+def test_with_a_margin_it_is_the_network_of_the_mirrored_picture_cut_out():
+    for widths, kinds in (((8, 12, 16), 1), ((8, 16), 2)):
+        plain, other = (
+            randomise(SimpleUNetRecipe(channels=widths, time_width=8, margin=m, kinds=kinds).build(), 4).eval()
+            for m in (False, True)
         )
+        least = 2 ** (len(widths) - 1)
+        around, t = least // 2, torch.tensor([7.0, 200.0])
+        for sides in ((4 * least, 3 * least), (least, 2 * least)):
+            x = torch.randn(2, 3, *sides)
+            mirrored = torch.from_numpy(np.pad(x.numpy(), [(0, 0), (0, 0), (around, around), (around, around)], "reflect"))
+            cut = plain.say("painting", mirrored, t)[0][..., around : around + sides[0], around : around + sides[1]]
+            assert torch.equal(other.say("painting", x, t)[0], cut)
+            assert not torch.allclose(other.say("painting", x, t)[0], plain.say("painting", x, t)[0])
 
 
 @pytest.mark.parametrize("training", [False, True])

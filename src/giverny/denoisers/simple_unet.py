@@ -25,7 +25,6 @@ from .precondition import KINDS, Kind
 from .prepared import Conditioned, Prepared
 
 HEAD = 32  # channels of an attention head
-Padding = Literal["zeros", "replicate"]
 
 
 class Plain(Conditioned):
@@ -36,8 +35,8 @@ class Plain(Conditioned):
     out_channels: int = Field(3, ge=1, description="channels of the sample")
     channels: tuple[int, ...] = Field((64, 128, 256, 512, 1024), min_length=2, description="width at full size, then below it")
     time_width: int = Field(32, ge=4, multiple_of=2, description="width of the time embedding")
-    padding: Padding = Field(
-        "zeros", description="what lies beyond the edges: zeros, as in the notebook, or what is at the edge"
+    margin: bool = Field(
+        False, description="mirror half of `step` around the sample, for the network alone, which is blind at edges otherwise"
     )
     attend_down: tuple[int, ...] = Field((), description="layers on the way down, from 1, that end in self-attention")
     attend_up: tuple[int, ...] = Field((), description="layers on the way up, from 1, that end in self-attention")
@@ -86,20 +85,15 @@ def plain_sinusoid(t: Tensor, width: int) -> Tensor:
 class Layer(nn.Module):
     """One block of either way: two convolutions with the time between them, then half or double the sides."""
 
-    def __init__(self, inputs: int, outputs: int, time_width: int, up: bool, attend: bool, padding: Padding = "zeros") -> None:
+    def __init__(self, inputs: int, outputs: int, time_width: int, up: bool, attend: bool) -> None:
         super().__init__()
         self.time = nn.Linear(time_width, outputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, padding_mode=padding)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.resize: nn.Module
-        if not up:
-            self.resize = nn.Conv2d(outputs, outputs, 4, stride=2, padding=1, padding_mode=padding)
-        elif padding == "zeros":
-            self.resize = nn.ConvTranspose2d(outputs, outputs, 4, stride=2, padding=1)
-        else:
-            self.resize = Doubling(outputs, outputs, 4, stride=2, padding=3)
+        resize = nn.ConvTranspose2d if up else nn.Conv2d
+        self.resize = resize(outputs, outputs, 4, stride=2, padding=1)
         self.attention = PlaceAttention(outputs) if attend else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # (B, C, H, W), (B, T)
@@ -107,13 +101,6 @@ class Layer(nn.Module):
         h = h + F.relu(self.time(time))[:, :, None, None]
         h = self.resize(self.norm2(F.relu(self.conv2(h))))  # (B, C', H/2, W/2) or (B, C', 2H, 2W)
         return h if self.attention is None else self.attention(h)
-
-
-class Doubling(nn.ConvTranspose2d):
-    """A transposed convolution with the edge repeated once beyond it, so that pixels there are made of as much as others."""
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # (B, C, H, W) -> (B, C, 2H, 2W)
-        return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"), output_size)
 
 
 class PlaceAttention(nn.Module):
@@ -137,26 +124,27 @@ class Body(nn.Module):
         super().__init__()
         width, ways = recipe.time_width, list(enumerate(pairwise(recipe.channels), 1))
         back = list(enumerate(pairwise(reversed(recipe.channels)), 1))
-        self.time_width = width
+        self.time_width, self.margin = width, recipe.step // 2 if recipe.margin else 0
         self.time = nn.Linear(width, width)
-        edge = recipe.padding
-        self.conv_in = nn.Conv2d(inputs, recipe.channels[0], 3, padding=1, padding_mode=edge)
-        self.down = nn.ModuleList(Layer(a, b, width, False, i in down, edge) for i, (a, b) in ways)
-        self.up = nn.ModuleList(Layer(2 * a, b, width, True, i in up, edge) for i, (a, b) in back)
+        self.conv_in = nn.Conv2d(inputs, recipe.channels[0], 3, padding=1)
+        self.down = nn.ModuleList(Layer(a, b, width, False, i in down) for i, (a, b) in ways)
+        self.up = nn.ModuleList(Layer(2 * a, b, width, True, i in up) for i, (a, b) in back)
         self.conv_out = nn.Conv2d(recipe.channels[0], outputs, 1)
 
     def forward(self, x: Tensor, t: Tensor, kind: Tensor | None = None) -> Tensor:  # kind: (T,) or (B, T), joins the time
         time = F.relu(self.time(plain_sinusoid(t, self.time_width).to(x.dtype)))  # (B, T)
         if kind is not None:
             time = time + kind
-        h = self.conv_in(x)
+        around = self.margin
+        h = self.conv_in(F.pad(x, (around,) * 4, mode="reflect") if around else x)
         skips = []
         for layer in self.down:
             h = layer(h, time)
             skips.append(h)
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], dim=1), time)
-        return self.conv_out(h)
+        made: Tensor = self.conv_out(h)
+        return made[..., around:-around, around:-around] if around else made
 
 
 class SimpleUNet(nn.Module):
