@@ -252,6 +252,32 @@ def test_a_painter_is_measured_with_words_and_its_conditions(chance, trained_tin
     assert found.categories[0]["pictures"] == 12
 
 
+class Captioned(ToyShapes):
+    """Toy shapes of which only the first `told` have captions."""
+
+    def __init__(self, told):
+        super().__init__(count=30, size=16)
+        self.told = told
+
+    def captions_of(self, index):
+        return super().captions_of(index) if index < self.told else ()
+
+
+def test_what_is_asked_is_captions_of_all_pictures_or_the_empty_prompt():
+    from giverny.pipelines.measure import prompts_of
+
+    asked = prompts_of(Captioned(30), 40, seed=2)
+    assert len(asked) == 40 and all(prompt for prompt, _ in asked)
+    assert prompts_of(Captioned(0), 40, seed=2) == [("", "")] * 40
+    for told, count in ((15, 30), (1, 2), (29, 2)):  # few are drawn, of which all or none may have one
+        for seed in range(20):
+            try:
+                asked = prompts_of(Captioned(told), count, seed)
+                assert count < 30 and all(prompt for prompt, _ in asked)
+            except InputError as error:
+                assert "a caption for every picture" in str(error)
+
+
 def test_prompts_name_values_as_whole_words():
     known = {"colour": ("red", "blue", "navy blue"), "garment": ("shirt", "t-shirt", "dress")}
     assert asked_for("a Navy Blue t-shirt", known) == {"colour": "navy blue", "garment": "t-shirt"}

@@ -53,6 +53,16 @@ def test_a_folder_against_a_folder(folders, tmp_path):
     assert set(found) == {"KID", "FID", "precision", "recall", "coverage", "density", "diversity", "nearest / real"}
 
 
+def test_a_set_without_captions_is_asked_for_with_the_empty_prompt(tiny_runs, folders):
+    _, real = folders
+    model, way = tiny_runs["diffusion"], ("--features", "pixels", "--measures", "kid", "-n", 6, "--set", "steps=2")
+    words = (model, "--against", real, *way)
+    assert "real has no captions: the model is asked with the empty prompt." in run(*words)
+    found = scores_of(run(*words, "--json"))
+    assert set(found) == {"KID"} and found["KID"]["conditions"]["n"] == 6
+    assert "CLIP cosine" in scores_of(run(*words, "--words", model, "--json"))  # who asks for it gets it
+
+
 def test_a_model_with_its_words_by_category(tiny_runs, tmp_path):
     prompts = tmp_path / "prompts.tsv"
     prompts.write_text("Prompt\tCategory\na red circle\tcircles\na blue circle\tcircles\na red square\tsquares\n")

@@ -196,6 +196,14 @@ def test_without_weight_the_middle_decouples_the_kinds():
         assert same == apart, case
 
 
+def test_each_u_net_of_a_chain_has_its_margin():
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 200.0])
+    plain, wide = (randomise(DoubleUNetRecipe(**TOY, margin=m).build(), 1).eval() for m in (False, True))
+    (made, middle), (other, further) = (net.say("painting", x, t) for net in (plain, wide))
+    assert middle.shape == further.shape == other.shape == made.shape
+    assert not torch.allclose(middle, further) and not torch.allclose(made, other)
+
+
 def test_a_strict_chain_sees_the_picture_through_its_middle_alone_and_a_leaky_one_beside_it():
     for kind in ("strict", "leaky"):
         net = randomise(DoubleUNetRecipe(**TOY, chain=kind).build(), 1).eval()

@@ -49,6 +49,22 @@ def test_at_the_notebooks_sizes_it_has_the_notebooks_parameters():
     assert parameters(SimpleUNetRecipe()) == 62_438_883
 
 
+def test_with_a_margin_it_is_the_network_of_the_mirrored_picture_cut_out():
+    for widths, kinds in (((8, 12, 16), 1), ((8, 16), 2)):
+        plain, other = (
+            randomise(SimpleUNetRecipe(channels=widths, time_width=8, margin=m, kinds=kinds).build(), 4).eval()
+            for m in (False, True)
+        )
+        least = 2 ** (len(widths) - 1)
+        around, t = least // 2, torch.tensor([7.0, 200.0])
+        for sides in ((4 * least, 3 * least), (least, 2 * least)):
+            x = torch.randn(2, 3, *sides)
+            mirrored = torch.from_numpy(np.pad(x.numpy(), [(0, 0), (0, 0), (around, around), (around, around)], "reflect"))
+            cut = plain.say("painting", mirrored, t)[0][..., around : around + sides[0], around : around + sides[1]]
+            assert torch.equal(other.say("painting", x, t)[0], cut)
+            assert not torch.allclose(other.say("painting", x, t)[0], plain.say("painting", x, t)[0])
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_it_equals_the_same_written_out_in_float64(training):
     seed = secrets.randbelow(2**31)

@@ -26,8 +26,9 @@ LOOP = LoopRecipe(
 
 def objective(recipe, pixel_critic=False, generator=None, seed=0):
     torch.manual_seed(seed)
-    critic = PixelCriticRecipe(channels=4, widths=(1, 2, 2)) if pixel_critic else PatchRecipe(channels=4, layers=2)
     judged = recipe.judged
+    pixel = PixelCriticRecipe(channels=4, widths=(1, 2, 2), image=judged.mixing_form == "image")
+    critic = pixel if pixel_critic else PatchRecipe(channels=4, layers=2)
     made = [Judged(n, critic.build(), History(judged.history, (3, SIDE, SIDE)), judged) for n in ("wanted", "given")]
     if isinstance(recipe, PatchTranslateRecipe):
         forth = ResnetRecipe(channels=4, blocks=2, gain=0.1).build()
@@ -116,7 +117,7 @@ class Reference:
         count = max(1, round(ROWS * max(self.judged.top, self.judged.top_decay**self.epoch)))
         ranked = (-scores if self.judged.top_by == "score" else each).argsort()
         value = sum(each[i] for i in ranked[:count].tolist()) / count
-        if self.judged.mixing != "none" and self.judged.mixing_form == "printed":
+        if self.judged.mixing != "none" and self.judged.mixing_form in ("printed", "image"):
             m = self.mask(name)
             one, other = m * real + (1 - m) * fake, (1 - m) * real + m * fake
             value = value + self.ramp() * self.judged.consistency * (one - other).abs().mean()
@@ -148,6 +149,14 @@ class Reference:
             taught = (self.each(whole, 0.0).mean() + self.each(pixels, m).mean()) / 2
             steady = ((pixels - (m * on_real[1] + (1 - m) * on_fake[1])) ** 2).mean()
             loss = loss + self.ramp() * (self.judged.mask * taught + self.judged.consistency * steady)
+        if self.judged.mixing != "none" and self.judged.mixing_form == "image":
+            m, critic = self.mask(name), self.net[f"critic_{name}"]
+            shown, kept = m * real + (1 - m) * fake, []
+            critic.pixel.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+            whole = critic(shown)[0]
+            image = torch.einsum("oc,bchw->bohw", critic.image.weight[:, :, 0, 0], kept[-1]) + critic.image.bias[:, None, None]
+            taught = self.each(whole, 0.0).mean() / 2 + (image - shown).abs().mean() / 2
+            loss = loss + self.ramp() * self.judged.mask * taught
         return loss
 
     def cycle_loss(self, batch):
@@ -240,6 +249,9 @@ VARIANTS = {
     "cutmix, augmented": (TranslateRecipe(judged=JudgedRecipe(kinds=PAPER, mixing="cutmix", augment=("colour",))), True),
     "mixup": (TranslateRecipe(judged=JudgedRecipe(kinds=PAPER, mixing="mixup", mask=0.5, consistency=2.0)), True),
     "printed consistency": (TranslateRecipe(judged=JudgedRecipe(mixing="cutmix", mixing_form="printed")), False),
+    "image given back": (TranslateRecipe(judged=JudgedRecipe(
+        kinds=("logistic", "squares"), mixing="cutmix", mixing_form="image", mask=0.7, consistency=0.4, augment=("colour",)
+    )), True),
     "better cycles": (TranslateRecipe(cycle=CycleRecipe(weight_end=1, features_end=0.9)), False),
     "swapped": (TranslateRecipe(cycle=CycleRecipe(features=0.3, swapped=True)), False),
     "weighted": (TranslateRecipe(cycle=CycleRecipe(weighting="generated")), False),
@@ -353,6 +365,19 @@ def test_mixing_gains_its_weight_over_the_warmup():
     base = told_of(TranslateRecipe(judged=plain), True)[1]
     assert values[0] == pytest.approx(base) and values[2] == pytest.approx(values[3])
     assert values[1] - base == pytest.approx((values[2] - base) / 2)
+
+
+def test_a_picture_given_back_is_the_critics_business_and_its_distance_the_generators():
+    def losses(**more):
+        judged = JudgedRecipe(kinds=PAPER, mixing="mixup", mixing_form="image", **more)
+        return told_of(TranslateRecipe(judged=judged), True)
+
+    both, no_image, no_distance = losses(), losses(mask=0.0), losses(consistency=0.0)
+    assert both[0] == no_image[0] and both[1] > no_image[1]
+    assert both[0] > no_distance[0] and both[1] == no_distance[1]
+    critic, x = PixelCriticRecipe(channels=4, widths=(1, 2, 2), image=True).build().eval(), torch.rand(2, 3, SIDE, SIDE)
+    whole, image = critic.given_back(x)
+    assert image.shape == x.shape and len(critic(x)) == 2 and torch.equal(whole, critic(x)[0])
 
 
 def test_the_round_trip_moves_no_critic_and_the_critics_no_generator():

@@ -1,14 +1,20 @@
 """`giverny translate`: files and folders, what is left out and why, going on where it was."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from giverny.assembly import train
 from giverny.base.errors import InputError
 from giverny.base.images import read_picture
 from giverny.base.picture import read_provenance
 from giverny.pipelines.translate import jobs_for
 from test_cli import events, run
+from test_pairs import tiny as tiny_double
 from test_translator import BAD, smooth
 
 pytestmark = pytest.mark.xdist_group("contract")
@@ -75,8 +81,95 @@ def test_other_kinds_of_files_and_sizes(model, folder, tmp_path):
 
 
 def test_files_of_one_name_are_told_apart(folder, tmp_path):
-    jobs = jobs_for([folder / "a.png", folder / "more" / "a.webp", folder / "a.png"], tmp_path / "out")
+    (folder / "least").mkdir()
+    Image.fromarray(smooth(16, 16)).save(folder / "least" / "a.jpg")
+    jobs = jobs_for([folder / "a.png", folder / "more" / "a.webp", folder / "least" / "a.jpg"], tmp_path / "out")
     assert [j.target.name for j in jobs] == ["a.png", "a-2.png", "a-3.png"]
+
+
+def test_what_is_named_twice_is_done_once(folder, tmp_path, monkeypatch):
+    once = jobs_for([folder], tmp_path / "out")
+    assert len(once) == 3 and jobs_for([folder, folder, folder / "a.png", folder / "more"], tmp_path / "out") == once
+    monkeypatch.chdir(folder)
+    jobs = jobs_for([Path("a.png"), folder / "more" / ".." / "a.png"], tmp_path / "one.png")
+    assert [(j.file, j.target) for j in jobs] == [(Path("a.png"), tmp_path / "one.png")]
+
+
+def kinds_of_files(place):
+    """Pictures as cameras, scanners and programs leave them, by name; each has colours or greys that a wrong reading shows."""
+    pixels, exif = smooth(40, 24, 3), Image.Exif()
+    grey = Image.fromarray(pixels).convert("L")
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(place / "sixteen.png")
+    Image.merge("LA", (grey, grey.rotate(180))).save(place / "grey-alpha.png")
+    Image.fromarray(pixels).save(place / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE).save(place / "palette.gif")
+    grey.convert("1").save(place / "bits.png")
+
+
+def test_files_of_every_kind_are_translated_as_they_are_seen(model, tmp_path):
+    for name in ("kinds", "seen"):
+        (tmp_path / name).mkdir()
+    kinds_of_files(tmp_path / "kinds")
+    for file in (tmp_path / "kinds").iterdir():
+        Image.fromarray(read_picture(file)).save(tmp_path / "seen" / f"{file.stem}.png")
+    for name in ("kinds", "seen"):
+        assert events("translate", tmp_path / name, "--to", model, "-o", tmp_path / f"of-{name}")[-1]["painted"] == 5
+    for file in files(tmp_path / "of-seen"):
+        one, other = (read_picture(tmp_path / f"of-{name}" / file) for name in ("kinds", "seen"))
+        assert np.array_equal(one, other), file
+    assert read_picture(tmp_path / "of-kinds" / "turned.png").shape == (40, 24, 3)
+
+
+def test_a_file_that_was_cut_short_says_so_and_the_rest_is_done(model, folder, tmp_path):
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    told = events("translate", folder, "--to", model, "-o", tmp_path / "out", code=2)
+    assert told[-1]["painted"] == 3 and told[-1]["failed"] == 1
+    (failed,) = (e for e in told if e["event"] == "failed")
+    assert failed["file"].endswith("cut.jpg") and "truncated" in failed["reason"].lower()
+    assert files(tmp_path / "out") == ["a.png", "b.png", "more/a.png"]
+
+
+def test_an_animation_says_what_to_do(model, tmp_path):
+    (tmp_path / "moving.gif").write_bytes(BAD["animation"])
+    said = run("translate", tmp_path / "moving.gif", "--to", model, "-o", tmp_path / "out", code=2).output
+    assert "an animation of 2 frames" in said and "Save the frame you mean as PNG" in said
+
+
+PANORAMA = """
+import resource, sys
+from PIL import Image
+from giverny.cli import cli
+model, folder = sys.argv[1:]
+peaks = []
+for name, size, memory in (("small", (64, 64), "64"), ("wide", (20_000, 200), "64"), ("wide", (20_000, 200), "0")):
+    Image.linear_gradient("L").resize(size).convert("RGB").save(f"{folder}/{name}.png")
+    words = [f"{folder}/{name}.png", "--to", model, "-o", f"{folder}/{memory}-{name}.png", "--memory", memory]
+    try:
+        cli(["translate", *words], standalone_mode=False)
+    except SystemExit as end:
+        assert not end.code
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peaks[1] - peaks[0], peaks[2] - peaks[0])
+"""
+
+
+def test_a_panorama_goes_through_in_the_memory_it_is_given(model, tmp_path):
+    """Beside the tiles a pixel takes 60 bytes at most: as it was read, and three numbers each of what it was and becomes."""
+    told = subprocess.run([sys.executable, "-c", PANORAMA, model, tmp_path], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    tiled, whole = map(float, told.stdout.split()[-2:])
+    assert read_picture(tmp_path / "64-wide.png").shape == (200, 20_000, 3)
+    assert tiled < 64 + 20_000 * 200 * 60 / 2**20 < whole, (tiled, whole)
+
+
+def test_a_training_from_an_empty_set_says_which(folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    for given, wanted in ((folder, tmp_path / "none"), (tmp_path / "none", folder)):
+        words = ("--set", f"data.given={given}", "--set", f"data.source={wanted}", "--out", tmp_path / "run")
+        said = run("train", "monet-cyclegan", "--preset", "cpu", *words, code=2).output
+        assert str(tmp_path / "none") in said and "picture" in said
 
 
 def test_what_was_made_into_the_folder_itself_is_not_translated_again(folder):
@@ -95,3 +188,33 @@ def test_places_that_hold_nothing_are_refused(tmp_path, tiny_runs):
     Image.fromarray(smooth(16, 16)).save(tmp_path / "a.png")
     assert "a model's name" in run("translate", tmp_path / "a.png", "--to", "no-such-model", code=2).output
     assert "starts from a picture" not in run("translate", tmp_path / "a.png", "--to", tiny_runs["diffusion"]).output
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    """A model that has learnt two kinds, at toy size."""
+    run = tmp_path_factory.mktemp("double") / "run"
+    for _ in train(tiny_double(), run):
+        pass
+    return str(run)
+
+
+def test_a_diffusion_model_translates_at_its_own_size_with_settings_by_name(double, folder, tmp_path):
+    photo, out = folder / "a.png", tmp_path / "out"
+
+    def painted(*more):
+        assert events("translate", photo, "--to", double, "-o", out, *more)[-1]["painted"] == 1
+        assert read_picture(out / "a.png").shape == (16, 16, 3)
+        return read_provenance(out / "a.png"), read_picture(out / "a.png")
+
+    told, over = painted()
+    assert told.request.start.strength == 0.6 and told.knobs["begin"] == "noise"
+    told, crossed = painted("--set", "begin=crossed", "--set", "steps=4")
+    assert told.knobs["begin"] == "crossed" and told.knobs["steps"] == 4 and not np.array_equal(over, crossed)
+    assert events("translate", photo, "--to", double, "-o", out, "--set", "begin=crossed", "--set", "steps=4")[-1]["there"] == 1
+    assert run("reproduce", out / "a.png", "-m", double).exit_code == 0
+    paint = run(
+        "paint", "", "-m", double, "--from", photo, "--begin", "crossed", "--steps", 4, "--seed", 0, "-o", tmp_path / "p"
+    )
+    assert paint.exit_code == 0 and np.array_equal(read_picture(tmp_path / "p" / "00000.png"), crossed)
+    assert "begin" in run("translate", photo, "--to", double, "-o", out, "--set", "begn=crossed", code=2).output

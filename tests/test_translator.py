@@ -232,6 +232,7 @@ def test_what_does_not_fit_together_is_refused_in_the_recipe():
     for change, said in (
         ({"data": {"size": (18, 16)}}, "divisible by 4"),
         ({"objective": {"judged": {"mixing": "cutmix"}}}, "critic of every pixel"),
+        ({"objective": {"judged": {"mixing": "cutmix", "mixing_form": "image"}}}, "want each other"),
         ({"objective": {"family": "patches"}, "generator": {"family": "unet", "levels": 4}}, "family 'resnet'"),
         ({"objective": {"together": True}, "generator": {"family": "resnet", "norm": "batch"}}, "instance norm"),
         ({"critic": {"family": "patch", "layers": 4}}, "seen by the critic"),

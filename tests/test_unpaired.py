@@ -9,11 +9,15 @@ from PIL import Image
 
 from giverny.base.errors import InputError
 from giverny.base.images import to_pixels
-from giverny.data.crops import held_out
+from giverny.data.crops import held_out, photographs_of, thinned
 from giverny.data.folders import open_source
 from giverny.data.loader import Kept
 from giverny.data.toy import ToyShapes
 from giverny.data.unpaired import Unpaired, UnpairedLoader
+from giverny.painters.diffusion import family as diffusion
+from giverny.painters.translator import family as translator
+from giverny.training.parallel import World
+from test_pairs import tiny as tiny_double
 
 
 @pytest.fixture
@@ -137,3 +141,42 @@ def test_both_sets_are_one_source(both):
     assert np.array_equal(both.read(10).pixels, both.given.read(3).pixels)
     assert both.captions_of(10) == both.given.captions_of(3)
     assert both.fingerprint != Unpaired(both.given, both.wanted).fingerprint
+
+
+def test_a_share_is_of_whole_photographs_and_the_larger_holds_the_smaller(tmp_path):
+    for photograph in range(12):
+        for crop in range(1 + photograph % 3):
+            pixels = np.full((8, 8, 3), 20 * photograph, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"photo_{photograph:03d}_{crop}.png")
+    source = open_source(tmp_path)
+    names = photographs_of(source)
+    for seed in range(5):
+        _, kept = held_out(source, 4, seed)
+        parts = [thinned(source, kept, share, seed) for share in (0.01, 0.2, 0.5, 0.9, 1.0)]
+        assert np.array_equal(parts[-1], kept)
+        for share, part in zip((0.01, 0.2, 0.5, 0.9), parts, strict=False):
+            assert list(part) == sorted(part) and round(share * len(kept)) <= len(part) <= max(1, round(share * len(kept))) + 2
+            assert not {names[i] for i in part} & {names[i] for i in set(kept) - set(part)}
+        assert all(set(less) < set(more) for less, more in zip(parts[:-2], parts[1:], strict=False))
+    assert not np.array_equal(thinned(source, kept, 0.5, 1), thinned(source, kept, 0.5, 2))
+    shapes = ToyShapes(count=40, size=8)
+    assert len(thinned(shapes, np.arange(40), 0.25, 0)) == 10
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_trainings_from_two_sets_take_a_share_of_both_and_hold_out_the_same(share, tmp_path):
+    def workshop_of(module, recipe, source):
+        data = recipe.data.model_copy(update={"share": share})
+        return module.workshop(recipe.model_copy(update={"data": data}), source, tmp_path, World(), torch.device("cpu"))
+
+    both = Unpaired(ToyShapes(count=80, size=16), ToyShapes(count=100, size=16, seed=1))
+    made = workshop_of(translator, translator.tiny(), both)
+    assert (len(made.wanted), len(made.given)) == (72 * share, 92 * share)
+    assert (len(made.held_wanted), len(made.held_given)) == (8, 8)
+    assert not set(made.held_given) & set(made.given) and not set(made.held_wanted) & set(made.wanted)
+    untold = translator.workshop(translator.tiny(), both, tmp_path, World(), made.device)
+    assert (next(made.jobs()).identity == next(untold.jobs()).identity) == (share == 1)
+    paintings = ToyShapes(count=48, size=16)
+    made = workshop_of(diffusion, tiny_double(), paintings)
+    assert (len(made.kept), len(made.photographs.kept)) == (40 * share, 184 * share)
+    assert (len(made.held), len(made.photographs.held)) == (8, 8)

@@ -181,6 +181,10 @@ def open_measuring(
             asked = [("", "")] * (count or len(first))
         else:
             asked = prompts_of(real, count or COUNT, seed)
+        if not any(prompt for prompt, _ in asked):
+            if first is None:
+                notes.append(f"{real.name} has no captions: the model is asked with the empty prompt.")
+            words = "none" if words == "auto" else words  # nothing is said that pictures could fit
         painter: Any = open_painter(folder, device)
         if first is not None and "start" not in getattr(painter, "can", frozenset()):
             raise InputError("a model that begins from pictures, for --from", f"{painter.name}, of family {painter.family}")

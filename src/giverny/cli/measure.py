@@ -36,7 +36,10 @@ from .voice import Voice, speaks
 )
 @click.option("--judge", default=None, metavar="MODEL", help="A classifier that says whether pictures show what was asked for.")
 @click.option(
-    "--prompts", type=click.Path(path_type=Path), default=None, help="Prompts to paint, with categories.  [captions of DATA]"
+    "--prompts",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Prompts to paint, with categories.  [captions of DATA]",
 )
 @click.option(
     "--from", "given", default=None, metavar="DATA", help="Pictures that the model's begin from, such as photographs."

@@ -28,10 +28,16 @@ MONET = "monet"
 )
 @click.option("--as", "form", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True, help="Kind of file.")
 @click.option(
-    "--strength", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How much of it is laid over the photo."
+    "--strength",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="How much of it is laid over the photo; of a diffusion model, how much is painted anew.  [default: 1, or 0.6]",
 )
-@click.option("--size", default=None, metavar="WxH", help="Pixels, such as 256x256.  [default: the photo's own]")
+@click.option(
+    "--size", default=None, metavar="WxH", help="Pixels, such as 256x256.  [default: the photo's own, a diffusion model's own]"
+)
 @click.option("--again", is_flag=True, help="Also those that are there already, made in the same way.")
+@click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
 @knob_flags(TranslatorKnobs)
@@ -41,9 +47,10 @@ def command(
     model: str,
     out: Path,
     form: str,
-    strength: float,
+    strength: float | None,
     size: str | None,
     again: bool,
+    settings: tuple[str, ...],
     device: str,
     precision: str,
     voice: Voice,
@@ -56,11 +63,13 @@ def command(
     giverny translate garden.jpg
     giverny translate holidays/ --to monet -o painted --as jpg
     giverny translate garden.jpg --strength 0.7 -o soft.png
+    giverny translate garden.jpg --to runs/monet-double --set begin=crossed
     """
     from contextlib import closing
 
     from ..assembly import models, open_painter
     from ..base.errors import InputError
+    from ..base.recipe import override
     from ..pipelines.translate import jobs_for, translate
     from .paint import parse_size
 
@@ -72,7 +81,9 @@ def command(
         )
         raise InputError("a model that translates", f"none by the name {MONET}, since none ships yet", remedy)
     painter = open_painter(model, device, precision)
-    knobs = {name: value for name, value in flags.items() if value is not None}
+    knobs = override({name: value for name, value in flags.items() if value is not None}, settings)
+    if strength is None:
+        strength = 1.0 if "start" in getattr(painter, "needs", ()) else 0.6
     counts, reasons, over = {"painted": 0, "there": 0, "failed": 0}, [], 0
     with (
         voice.progress("translating", len(jobs)) as move,

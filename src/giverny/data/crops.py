@@ -40,16 +40,12 @@ def held_out(source: Source, count: int, seed: int, pattern: str = CROP) -> tupl
     Raises InputError where nothing would be kept, for a pattern that is none, and for one other than the usual that no two
     names share.
     """
-    names, total = photographs_of(source, pattern), len(source)
+    total = len(source)
     most = max(1, min(count, total // TESTED))
-    members: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        members.setdefault(name, []).append(index)
-    if pattern not in ("", CROP) and len(members) == total > 1:
+    groups = _shuffled(source, range(total), "held out", seed, pattern)
+    if pattern not in ("", CROP) and len(groups) == total > 1:
         raise InputError(f"a pattern that some names of {source.name} share", f"{pattern!r}, which sets all apart")
-    groups = [members[name] for name in sorted(members)]
-    order = hashed("held out", seed, 0, np.arange(len(groups))).argsort(kind="stable")
-    held = whole([groups[place] for place in order], most)
+    held = whole(groups, most)
     kept = sorted(set(range(total)) - set(held))
     if not kept:
         raise InputError("pictures to learn from beside those held out", f"{source.name}, {total} in one group")
@@ -65,6 +61,27 @@ def whole(groups: Iterable[Sequence[int]], most: int) -> list[int]:
         if len(taken) >= most:
             break
     return taken
+
+
+def thinned(source: Source, kept: np.ndarray, share: float, seed: int, pattern: str = CROP) -> np.ndarray:
+    """A share, above 0, of the kept pictures, int64, rising: whole photographs, drawn at random until there are as many. The
+    larger share holds the smaller."""
+    if share == 1:
+        return kept
+    wanted, rows = max(1, round(len(kept) * share)), list[int]()
+    for group in _shuffled(source, kept.tolist(), "thinned", seed, pattern):
+        if len(rows) < wanted:
+            rows += group
+    return np.array(sorted(rows), np.int64)
+
+
+def _shuffled(source: Source, rows: Iterable[int], what: str, seed: int, pattern: str) -> list[list[int]]:
+    """Pictures by photograph, in random order."""
+    names, members = photographs_of(source, pattern), dict[str, list[int]]()
+    for row in rows:
+        members.setdefault(names[row], []).append(row)
+    groups = [members[name] for name in sorted(members)]
+    return [groups[place] for place in hashed(what, seed, 0, np.arange(len(groups))).argsort(kind="stable")]
 
 
 def part_of(source: Source, split: str) -> Chosen:

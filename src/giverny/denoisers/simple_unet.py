@@ -35,6 +35,9 @@ class Plain(Conditioned):
     out_channels: int = Field(3, ge=1, description="channels of the sample")
     channels: tuple[int, ...] = Field((64, 128, 256, 512, 1024), min_length=2, description="width at full size, then below it")
     time_width: int = Field(32, ge=4, multiple_of=2, description="width of the time embedding")
+    margin: bool = Field(
+        False, description="mirror half of `step` around the sample, for the network alone, which is blind at edges otherwise"
+    )
     attend_down: tuple[int, ...] = Field((), description="layers on the way down, from 1, that end in self-attention")
     attend_up: tuple[int, ...] = Field((), description="layers on the way up, from 1, that end in self-attention")
 
@@ -121,7 +124,7 @@ class Body(nn.Module):
         super().__init__()
         width, ways = recipe.time_width, list(enumerate(pairwise(recipe.channels), 1))
         back = list(enumerate(pairwise(reversed(recipe.channels)), 1))
-        self.time_width = width
+        self.time_width, self.margin = width, recipe.step // 2 if recipe.margin else 0
         self.time = nn.Linear(width, width)
         self.conv_in = nn.Conv2d(inputs, recipe.channels[0], 3, padding=1)
         self.down = nn.ModuleList(Layer(a, b, width, False, i in down) for i, (a, b) in ways)
@@ -132,14 +135,16 @@ class Body(nn.Module):
         time = F.relu(self.time(plain_sinusoid(t, self.time_width).to(x.dtype)))  # (B, T)
         if kind is not None:
             time = time + kind
-        h = self.conv_in(x)
+        around = self.margin
+        h = self.conv_in(F.pad(x, (around,) * 4, mode="reflect") if around else x)
         skips = []
         for layer in self.down:
             h = layer(h, time)
             skips.append(h)
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], dim=1), time)
-        return self.conv_out(h)
+        made: Tensor = self.conv_out(h)
+        return made[..., around:-around, around:-around] if around else made
 
 
 class SimpleUNet(nn.Module):

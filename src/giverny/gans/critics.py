@@ -87,6 +87,7 @@ class PixelCriticRecipe(Frozen):
     picture_channels: int = Field(3, ge=1)
     channels: int = Field(64, ge=1)
     widths: tuple[int, ...] = Field((1, 2, 4, 8, 16), min_length=2, description="times `channels`, of each level, which halves")
+    image: bool = Field(False, description="also give the picture back, for objective.judged.mixing_form = 'image'")
     gain: float = Field(0.02, gt=0, description="standard deviation of initial weights")
 
     @property
@@ -120,7 +121,8 @@ class _Block(nn.Module):
 class PixelCritic(nn.Module):
     """(B, C, H, W) in [-1, 1] -> logits of the whole (B, 1) and of every pixel (B, 1, H, W); sides divisible by 2^levels.
 
-    Every layer but the last is divided by its largest singular value (Miyato et al. 2018); there is no other norm.
+    Every layer but the last is divided by its largest singular value (Miyato et al. 2018); there is no other norm. With
+    recipe.image there is a second last layer, see `given_back`.
     """
 
     def __init__(self, recipe: PixelCriticRecipe) -> None:
@@ -134,11 +136,24 @@ class PixelCritic(nn.Module):
         outward = zip([down[-1], *(2 * width for width in up[:-1])], up, strict=True)
         self.back = nn.ModuleList(_Block(a, b, up=True) for a, b in outward)
         self.whole, self.pixel = nn.Linear(down[-1], 1), nn.Conv2d(up[-1], 1, 1)
+        self.image = nn.Conv2d(up[-1], recipe.picture_channels, 1) if recipe.image else None
         initialise(self, recipe.gain)
-        for module in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m is not self.pixel]:
+        last = (self.pixel, self.image)
+        for module in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in last]:
             spectral_norm(module)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        whole, maps = self._maps(x)
+        return whole, self.pixel(maps)
+
+    def given_back(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the whole (B, 1), and the picture as the way back makes it out, (B, C, H, W). Wants recipe.image."""
+        whole, maps = self._maps(x)
+        assert self.image is not None
+        return whole, self.image(maps)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the whole, and what every pixel is judged by, (B, c, H, W)."""
         seen = []
         for block in self.down:
             x = block(x)
@@ -146,7 +161,7 @@ class PixelCritic(nn.Module):
         whole = self.whole(F.relu(x).sum((2, 3)))  # (B, 1)
         for index, block in enumerate(self.back):
             x = block(x if index == 0 else torch.cat([x, seen[-1 - index]], 1))
-        return whole, self.pixel(F.relu(x))
+        return whole, F.relu(x)
 
     def features(self, x: Tensor) -> Tensor:
         """The smallest maps, which the verdict on the whole is made of."""

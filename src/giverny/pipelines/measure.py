@@ -112,10 +112,15 @@ class Painted:
 
 
 def prompts_of(source: Source, count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """(first caption, "") of pictures drawn at random without replacement, again from the start where there are too few."""
+    """(first caption, "") of pictures drawn at random without replacement, again from the start where there are too few; the
+    empty prompt of each where no picture has a caption. Raises InputError where some have one and some have none."""
     chance = np.random.default_rng(seed)
     order = np.concatenate([chance.permutation(len(source)) for _ in range(-(-count // len(source)))])[:count]
     found = [source.captions_of(int(i)) for i in order]
+    if not any(found):
+        found = [source.captions_of(i) for i in range(len(source))]
+    if not any(found):
+        return [("", "")] * count
     if not all(found):
         raise InputError("a caption for every picture of the reference", "pictures without", "Name a file with --prompts.")
     return [(captions[0], "") for captions in found]

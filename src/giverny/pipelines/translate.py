@@ -40,27 +40,28 @@ class Told:
 
 
 def jobs_for(places: Iterable[Path], out: Path, ending: str = ".png") -> list[Job]:
-    """Every file that is named, and every picture in a folder that is, with the folders below it.
+    """Every file that is named, and every picture in a folder that is, with the folders below it; none of them twice.
 
     out: a folder, in which folders keep their inner order; or for a single file the name to write. Two that would be written
     to one place are told apart by a number. Raises InputError where a place is not there or a folder has no picture.
     """
-    found: list[tuple[Path, Path]] = []  # file, and its name below `out`
+    found: dict[Path, tuple[Path, Path]] = {}  # by where it lies: the file as named, and its name below `out`
     for place in places:
         if place.is_dir():
             own = sorted(p for p in place.rglob("*") if p.suffix.lower() in picture_extensions() and p.is_file())
             own = [p for p in own if out.resolve() not in p.resolve().parents]  # not what was made before
             if not own:
                 raise InputError("a folder with pictures", f"{place}, in which there is none")
-            found += [(p, p.relative_to(place)) for p in own]
+            for file in own:
+                found.setdefault(file.resolve(), (file, file.relative_to(place)))
         elif place.is_file():
-            found.append((place, Path(place.name)))
+            found.setdefault(place.resolve(), (place, Path(place.name)))
         else:
             raise InputError("a picture file or a folder of them", f"{place}, which is not there")
     if len(found) == 1 and out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and not out.is_dir():
-        return [Job(found[0][0], out)]
+        return [Job(next(iter(found.values()))[0], out)]
     jobs, taken = [], set()
-    for file, name in found:
+    for file, name in found.values():
         target, number = out / name.with_suffix(ending), 2
         while target in taken:
             target, number = out / name.with_name(f"{name.stem}-{number}").with_suffix(ending), number + 1

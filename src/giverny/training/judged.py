@@ -19,6 +19,7 @@ from ..gans.losses import (
     Change,
     Kind,
     Outputs,
+    absolute,
     augmented,
     best,
     cut_mask,
@@ -39,12 +40,13 @@ class JudgedRecipe(Frozen):
     real_share: float = Field(0.5, gt=0, lt=1, description="weight of real pictures in the critic's loss; the rest is of fakes")
     history: int = Field(50, ge=0, description="former fakes that the critic is shown among the new ones; 0: none")
     mixing: Literal["none", "cutmix", "mixup"] = Field("none", description="pictures made of a real one and a fake one")
-    mixing_form: Literal["paper", "printed"] = Field(
+    mixing_form: Literal["paper", "printed", "image"] = Field(
         "paper", description="paper: the critic's pixels learn the mask, and to agree with themselves; printed: a distance of "
-        "mixed pictures in the generator's loss, as one report prints it, which does not hang on the mask"
+        "mixed pictures in the generator's loss, as one report prints it, which does not hang on the mask; image: that, and "
+        "the critic gives the mixed picture back, as the report says beside it (our reading; wants critic.image)"
     )  # fmt: skip
     mixing_warmup: float = Field(0.25, ge=0, le=1, description="share of the run over which mixing gains its weight")
-    mask: float = Field(1.0, ge=0, description="weight of learning the mask")
+    mask: float = Field(1.0, ge=0, description="weight of learning the mask, or of giving the mixed picture back")
     consistency: float = Field(1.0, ge=0, description="weight of agreeing with oneself on mixed pictures")
     top: float = Field(1.0, gt=0, le=1, description="share of a batch that top-k training ends with; 1: all are kept")
     top_decay: float = Field(0.99, gt=0, le=1, description="how many are kept of the former epoch's")
@@ -91,7 +93,7 @@ class Judged:
             value = best(each, judged if recipe.top_by == "score" else -each, kept)
         else:
             value = each.mean()
-        if recipe.mixing != "none" and recipe.mixing_form == "printed":
+        if recipe.mixing != "none" and recipe.mixing_form != "paper":
             apart = printed_inconsistency(self._mask(fake, streams), real, fake)
             value = value + self._ramp(streams) * recipe.consistency * apart
         return value, judged
@@ -115,6 +117,12 @@ class Judged:
             told["inconsistency"] = inconsistency(on_mixed[1], mask, on_real[1], on_fake[1])
             further = recipe.mask * told["mask"] + recipe.consistency * told["inconsistency"]
             loss = loss + self._ramp(streams) * further
+        elif recipe.mixing != "none" and recipe.mixing_form == "image":
+            shown = mixed(self._mask(real, streams), real, fake)
+            whole, image = (out.to(shown.dtype) for out in self.critic.given_back(shown))  # type: ignore[operator]
+            told["image"] = absolute(image, shown).mean()
+            taught = (verdicts((whole,), (0.0,), recipe.kinds).mean() + told["image"]) / 2  # halves, as of the mask
+            loss = loss + self._ramp(streams) * recipe.mask * taught
         return {"loss": loss} | {key: value.detach() for key, value in told.items()}
 
 

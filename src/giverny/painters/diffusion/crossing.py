@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...base.contracts import Condition, Estimate, NoiseLevel
+from ...base.contracts import Condition, Estimate, Levels, NoiseLevel, NoiseSource, Start
 from ...base.errors import InputError
 from ...base.images import to_pixels, to_tensor
 from ...base.runtime import PictureStreams
@@ -20,13 +20,15 @@ from ...sampling.cycle import decode, encode
 from ...sampling.noise import PictureNoise
 from ...sampling.schedules import levels
 from ...sampling.starts import image_start, started
+from ...sampling.stride import Walk
+from .knobs import DiffusionKnobs
 from .recipe import Parts
 
 
 def knows_both(parts: Parts) -> bool:
-    """Whether a model has learnt paintings and photographs."""
+    """Whether a model of pixels has learnt paintings and photographs."""
     made = parts.recipe.denoiser
-    return isinstance(made, Plain) and (made.family == "double" or getattr(made, "kinds", 1) == 2)
+    return parts.autoencoder is None and isinstance(made, Plain) and (made.family == "double" or getattr(made, "kinds", 1) == 2)
 
 
 def estimate_of(parts: Parts, kind: Kind) -> Estimate:
@@ -42,6 +44,29 @@ def estimate_of(parts: Parts, kind: Kind) -> Estimate:
     return estimate
 
 
+def check_crossing(parts: Parts, knobs: DiffusionKnobs, start: Start | None) -> None:
+    """Raises InputError where a request cannot begin with a picture's own noises (knobs.begin "crossed")."""
+    if not knows_both(parts):
+        given = f"one of family {parts.recipe.denoiser.family!r}"
+        remedy = "Others begin over a picture with begin = 'noise'."
+        raise InputError("a model that has learnt paintings and photographs, for begin = 'crossed'", given, remedy)
+    if start is None:
+        raise InputError("a picture whose noises are painted, for begin = 'crossed'", "words alone", "Name one: --from FILE.")
+    if start.masked:
+        raise InputError("a whole picture for begin = 'crossed'", "a mask or a larger canvas", "Take begin = 'noise'.")
+    if knobs.clip_guidance or knobs.threshold:
+        raise InputError("no clip_guidance and no threshold beside begin = 'crossed'", "one of them")
+
+
+def crossing(parts: Parts, clean: Tensor, start: Tensor, run: Levels, noise: NoiseSource) -> Walk:
+    """Clean photographs (B, 3, H, W) as paintings: each step of the run once into noises and once out of them.
+
+    start: the photographs with unit noise at the first level; noise: that of the steps.
+    """
+    noises = yield from encode(estimate_of(parts, "photograph"), clean, start, run, noise)
+    return (yield from decode(estimate_of(parts, "painting"), noises, run, first=run.steps))
+
+
 def crossed(
     parts: Parts,
     pictures: np.ndarray,  # uint8 (B, H, W, 3)
@@ -53,7 +78,7 @@ def crossed(
 
     Raises InputError for a model that has not learnt both, for latents, and for sides the network cannot halve.
     """
-    if not knows_both(parts) or parts.autoencoder is not None:
+    if not knows_both(parts):
         raise InputError("a model that has learnt paintings and photographs", f"one of family {parts.recipe.denoiser.family!r}")
     height, width = pictures.shape[1:3]
     if height % parts.step or width % parts.step:
@@ -66,7 +91,8 @@ def crossed(
     network = parts.network
     clean = to_tensor(pictures).to(next(network.parameters()).device, torch.float32)
     noise = PictureNoise(PictureStreams(list(seeds)), clean.shape[1:], clean.dtype, clean.device)
-    noises = encode(estimate_of(parts, "photograph"), clean, run, noise, noise(run[0], run[0]))
-    for step in decode(estimate_of(parts, "painting"), noises, run):
+    alpha, sigma = run[0].for_sample(clean)
+    start = alpha * clean + sigma * noise(run[0], run[0])
+    for step in crossing(parts, clean, start, run, noise):
         clean = step.x
     return to_pixels(clean)

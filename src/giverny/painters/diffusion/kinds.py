@@ -12,7 +12,7 @@ import torch
 from ...base.contracts import Batch, Source
 from ...base.runtime import derive_seed
 from ...data.catalog import open_named
-from ...data.crops import held_out
+from ...data.crops import held_out, thinned
 from ...data.loader import Kept, Loader
 from ...data.toy import ToyShapes
 from .recipe import DataRecipe
@@ -24,7 +24,9 @@ class Photographs:
     def __init__(self, name: str, data: DataRecipe) -> None:
         self.source: Source = ToyShapes(count=192, size=16, seed=1) if name == "toy" else open_named(name)
         self.data = data
-        self.held, self.kept = held_out(self.source, data.validation, derive_seed(self.source.fingerprint))
+        seed = derive_seed(self.source.fingerprint)
+        self.held, kept = held_out(self.source, data.validation, seed)
+        self.kept = thinned(self.source, kept, data.share, seed)
         self._pictures = Kept(self.source, data.size, data.channels)
 
     def loader(self, batch: int, seed: int, subset: np.ndarray, shard: tuple[int, int], workers: int) -> Loader:

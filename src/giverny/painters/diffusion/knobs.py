@@ -43,6 +43,11 @@ class DiffusionKnobs(Knobs):
         description="keep to the range of pictures, -1 to 1, for models of pixels: each step's clean estimate, or the noisy "
         "sample after it, as some notebooks do",
     )
+    begin: Literal["noise", "crossed"] = Field(
+        "noise",
+        description="how a picture is begun from: with noise on it (SDEdit), or with its own noises as a model of photographs "
+        "and paintings sees them (CycleDiffusion, twice the steps, whatever the sampler)",
+    )
     clip_guidance: float = Field(
         0.0, ge=0, le=1e6, description="push the picture to where CLIP finds it closer to the words: 0 is off; slow"
     )

@@ -52,6 +52,7 @@ from .adapters import Adapters, Worn
 from .backends import choose_backend
 from .beginning import PURE, Beginning, beginning, run_over, second_beginning
 from .course import alone, check_seeds, levels_of, sampler_of, spacing_of, streams_of
+from .crossing import check_crossing, crossing
 from .estimate import estimates
 from .guard import all_sound, exactly, in_float32, quiet, sound
 from .guides import ClipGuide
@@ -120,6 +121,8 @@ class DiffusionPainter:
         check_settings(self.parts, knobs, size)
         if knobs.clip_guidance:
             self.guide(knobs.clip_model)
+        if knobs.begin == "crossed":
+            check_crossing(self.parts, knobs, request.start)
         if request.start is not None:
             request.start.at(size)
             self.levels_from(knobs, request.start)
@@ -167,7 +170,8 @@ class DiffusionPainter:
             return
         spread = self.levels_from(knobs, requests[0].start)
         again = last_steps(self.levels(knobs), knobs.upscale_strength) if knobs.upscale > 1 else None
-        steps = sum(levels.steps for levels in (spread, again) if levels is not None)
+        ways = (spread, again, spread if knobs.begin == "crossed" else None)
+        steps = sum(levels.steps for levels in ways if levels is not None)
         run = Run(requests, None if alone(knobs) else steps, previews, trace)
         for request in requests:
             yield Started(request.id, run.total)
@@ -222,7 +226,9 @@ class DiffusionPainter:
             x = quiet(begun.noised(spread[0], drawn) if spread else begun.clean)
             keep = partial(begun.kept, noise=drawn) if begun.keeps else None
         run.note(self._pixels, x)
-        if spread is not None:
+        if spread is not None and begun is not None and knobs.begin == "crossed":
+            x = yield from self._run(crossing(worn.parts, quiet(begun.clean), x, spread, noise), run)
+        elif spread is not None:
             x = yield from self._run(sampler(make(spread.steps), x, spread, noise), run, keep, clamp)
         if knobs.upscale == 1 or not run.going:
             return x, begun

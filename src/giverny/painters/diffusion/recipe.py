@@ -72,7 +72,9 @@ class DataRecipe(Frozen):
     captions: Literal["first", "any", "shuffled"] = Field(
         "any", description="the first caption of a picture, or any of them; shuffled: another picture's, as a control"
     )
-    share: float = Field(1.0, gt=0, le=1, description="part of the training pictures that is used; the larger hold the smaller")
+    share: float = Field(
+        1.0, gt=0, le=1, description="part of the training pictures, of both kinds, that is used; the larger hold the smaller"
+    )
     validation: int = Field(256, ge=1, description="pictures held out of training, for validation")
 
 

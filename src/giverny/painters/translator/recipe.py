@@ -31,6 +31,9 @@ class DataRecipe(Frozen):
     fit: Fit = Field("crop", description="how pictures are brought to size")
     flip: bool = Field(True, description="mirror half of the pictures")
     jitter: int = Field(30, ge=0, description="pixels by which pictures are larger before a part of that size is cut out")
+    share: float = Field(
+        1.0, gt=0, le=1, description="part of each set's training pictures that is used; the larger hold the smaller"
+    )
     validation: int = Field(32, ge=1, description="pictures of each set held out of training, for validation")
     share: float = Field(1.0, gt=0, le=1, description="part of the training pictures that is used; the larger hold the smaller")
     group: str = Field(CROP, description="pattern of names: given pictures that share its text are held out together")
@@ -79,6 +82,8 @@ class TranslatorRecipe(Frozen):
             raise ValueError("generator and critic want picture_channels = 3")
         if judged.mixing != "none" and judged.mixing_form == "paper" and not self.critic.per_pixel:
             raise ValueError("mixing in the paper's form wants a critic of every pixel: critic.family = 'pixel'")
+        if (judged.mixing != "none" and judged.mixing_form == "image") != getattr(self.critic, "image", False):
+            raise ValueError("objective.judged.mixing_form = 'image' (with mixing) and critic.image = true want each other")
         if isinstance(self.objective, PatchTranslateRecipe) and generator.family != "resnet":
             raise ValueError("an objective of patches wants a generator of family 'resnet', whose maps it compares")
         if isinstance(self.objective, TranslateRecipe) and self.objective.together and generator.norm != "instance":

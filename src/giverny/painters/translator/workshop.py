@@ -15,7 +15,7 @@ from ...base.errors import InputError
 from ...base.files import fingerprint, fingerprint_tensors
 from ...base.runtime import derive_seed, seeded
 from ...checkpoints.native import fill
-from ...data.crops import held_out
+from ...data.crops import held_out, thinned
 from ...data.loader import Kept, Loader
 from ...data.unpaired import Unpaired, UnpairedLoader
 from ...training.loop import LoopRecipe
@@ -38,9 +38,11 @@ class TranslatorWorkshop:
         if not isinstance(self.source, Unpaired):
             raise InputError("two sets of pictures, of what is wanted and of what is given", self.source.name)
         data, sets = self.recipe.data, self.source
-        self.held_given, self.given = held_out(sets.given, data.validation, derive_seed(sets.given.fingerprint), data.group)
-        self.held_wanted, self.wanted = held_out(sets.wanted, data.validation, derive_seed(sets.wanted.fingerprint))
-        self.given, self.wanted = (rows[: max(1, round(len(rows) * data.share))] for rows in (self.given, self.wanted))
+        seeds = [derive_seed(source.fingerprint) for source in (sets.given, sets.wanted)]
+        self.held_given, given = held_out(sets.given, data.validation, seeds[0], data.group)
+        self.held_wanted, wanted = held_out(sets.wanted, data.validation, seeds[1])
+        self.given = thinned(sets.given, given, data.share, seeds[0], data.group)
+        self.wanted = thinned(sets.wanted, wanted, data.share, seeds[1])
         larger = (data.size[0] + data.jitter, data.size[1] + data.jitter)
         self._kept = Kept(sets.given, larger, 3), Kept(sets.wanted, larger, 3)  # by all stages
         self.made: list[nn.Module] = []  # the finished stages' generators
@@ -52,7 +54,8 @@ class TranslatorWorkshop:
     def jobs(self) -> Iterator[StageJob]:
         """The second is asked for only after the first has been kept."""
         recipe = self.recipe
-        sets: list[Any] = [recipe.data.model_dump(exclude={"source", "given"}), self.source.fingerprint]
+        usual = {"source", "given"} | ({"share"} if recipe.data.share == 1 else set())
+        sets: list[Any] = [recipe.data.model_dump(exclude=usual), self.source.fingerprint]
         parts = [part.model_dump() for part in (recipe.generator, recipe.critic, recipe.objective)]
         loops = {"translate": recipe.loop}
         if recipe.again is not None:
