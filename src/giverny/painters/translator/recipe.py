@@ -35,7 +35,6 @@ class DataRecipe(Frozen):
         1.0, gt=0, le=1, description="part of each set's training pictures that is used; the larger hold the smaller"
     )
     validation: int = Field(32, ge=1, description="pictures of each set held out of training, for validation")
-    share: float = Field(1.0, gt=0, le=1, description="part of the training pictures that is used; the larger hold the smaller")
     group: str = Field(CROP, description="pattern of names: given pictures that share its text are held out together")
 
     @property
