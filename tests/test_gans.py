@@ -57,9 +57,27 @@ def test_a_residual_generator_keeps_any_size_divisible_by_four(recipe):
         assert made.shape == (2, 3, *sides) and made.abs().max() < 1
 
 
-def test_a_unet_generator_keeps_sizes_divisible_by_its_step():
-    recipe = UnetRecipe(channels=4, levels=4)
+@pytest.mark.parametrize("doubling", ["transposed", "resize"])
+def test_a_unet_generator_keeps_sizes_divisible_by_its_step(doubling):
+    recipe = UnetRecipe(channels=4, levels=4, doubling=doubling)
     assert recipe.build()(torch.randn(2, 3, 16, 48)).shape == (2, 3, 16, 48) and recipe.step == 16
+
+
+def test_a_unet_enlarged_evenly_leaves_no_checkerboards():
+    """Untrained, a picture of one colour: what a transposed convolution makes of it changes from pixel to pixel."""
+    seen = {}
+    for doubling in ("transposed", "resize"):
+        torch.manual_seed(0)
+        network = UnetRecipe(channels=8, levels=3, doubling=doubling, gain=0.2).build()
+        with torch.no_grad():
+            inside = network(torch.full((1, 3, 64, 64), 0.3))[..., 24:40, 24:40]
+        seen[doubling] = float((inside[..., 1:] - inside[..., :-1]).abs().max())
+    assert seen["resize"] < 1e-5 < 0.01 < seen["transposed"]
+
+
+def test_a_recipe_from_before_there_were_doublings_keeps_its_name():
+    assert "doubling" not in UnetRecipe().model_dump() and UnetRecipe(doubling="resize").model_dump()["doubling"] == "resize"
+    assert UnetRecipe.model_validate(UnetRecipe(doubling="resize").model_dump()).doubling == "resize"
 
 
 def test_the_unet_is_the_originals_with_activations_in_place():

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.contracts import Frozen
 
 Norm = Literal["instance", "batch"]
+Doubling = Literal["transposed", "resize"]
+DOUBLINGS = "transposed convolution, or bilinear enlarging and a convolution: without checkerboards"
 MOST = 8  # a level is at most so many times as wide as the first
-INSIDE = 0.98  # of a picture's values, where it is added in front of a tanh: -1 and 1 would be infinite there
 SHORT = 1e-4  # vectors shorter than this stay shorter than 1, or their gradients would have no bound
 
 
 def norm_of(kind: Norm, channels: int) -> nn.Module:
     """Instance norm without parameters or running statistics, or batch norm with both."""
     return nn.InstanceNorm2d(channels) if kind == "instance" else nn.BatchNorm2d(channels)
+
+
+def enlarged(inner: int, outer: int, biased: bool) -> nn.Module:
+    """A doubling that leaves no checkerboards (Odena et al. 2016): bilinear, and a convolution."""
+    doubled = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(doubled, nn.ReflectionPad2d(1), nn.Conv2d(inner, outer, 3, bias=biased))
 
 
 @torch.no_grad()
@@ -66,13 +73,7 @@ class ResnetRecipe(Frozen):
     blocks: int = Field(9, ge=1, description="residual blocks: 6 are usual for 128 pixels, 9 for 256")
     norm: Norm = "instance"
     dropout: bool = Field(False, description="half of the channels inside residual blocks are dropped in training")
-    doubling: Literal["transposed", "resize"] = Field(
-        "transposed", description="transposed convolution, or bilinear enlarging and a convolution: without checkerboards"
-    )
-    over: bool = Field(
-        False, description="the picture is added in front of the last tanh, and what is learnt is a change: so its overall "
-        "colour stays, which instance norm does not see"
-    )  # fmt: skip
+    doubling: Doubling = Field("transposed", description=DOUBLINGS)
     gain: float = Field(0.02, gt=0, description="standard deviation of initial weights")
 
     @property
@@ -129,12 +130,9 @@ class ResnetGenerator(nn.Module):
     def _doubled(self, a: int, b: int, biased: bool) -> nn.Module:
         if self.recipe.doubling == "transposed":
             return nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1, bias=biased)
-        enlarged = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-        return nn.Sequential(enlarged, nn.ReflectionPad2d(1), nn.Conv2d(a, b, 3, bias=biased))
+        return enlarged(a, b, biased)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.recipe.over:
-            return torch.tanh(self.model[:-1](x) + torch.atanh(INSIDE * x))
         made: Tensor = self.model(x)
         return made
 
@@ -191,6 +189,7 @@ class UnetRecipe(Frozen):
     picture_channels: int = Field(3, ge=1)
     channels: int = Field(64, ge=1, description="width of the first level; the next are 2, 4, 8, 8, ... times as wide")
     levels: int = Field(8, ge=2, le=10, description="times that the sides are halved")
+    doubling: Doubling = Field("transposed", description=DOUBLINGS)
     norm: Norm = "instance"
     dropout: bool = Field(False, description="half of the channels are dropped in training on the way up, at the full width")
     gain: float = Field(0.02, gt=0, description="standard deviation of initial weights")
@@ -204,6 +203,17 @@ class UnetRecipe(Frozen):
     def least(self) -> int:
         """Shortest side of a picture, whose smallest map is then one place."""
         return self.step
+
+    def doubled(self, inner: int, outer: int, biased: bool) -> nn.Module:
+        """From inner to outer channels, at twice the size."""
+        if self.doubling == "transposed":
+            return nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1, bias=biased)
+        return enlarged(inner, outer, biased)
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the usual doubling: what was made before there was another keeps its name."""
+        return {name: value for name, value in plain(self).items() if name != "doubling" or value != "transposed"}
 
     def build(self) -> UnetGenerator:
         network = UnetGenerator(self)
@@ -225,7 +235,7 @@ class UnetLevel(nn.Module):
             nn.Conv2d(outer, inner, 4, stride=2, padding=1, bias=biased),
             *([] if below is None else [norm_of(recipe.norm, inner), below]),
             nn.ReLU(),
-            nn.ConvTranspose2d(across * inner, outer, 4, stride=2, padding=1, bias=biased),
+            recipe.doubled(across * inner, outer, biased),
             norm_of(recipe.norm, outer),
             *([nn.Dropout(0.5)] if dropout else []),
         )
@@ -248,7 +258,7 @@ class UnetOutermost(nn.Module):
             nn.Conv2d(colours, width, 4, stride=2, padding=1, bias=recipe.norm == "instance"),
             below,
             nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, colours, 4, stride=2, padding=1),
+            recipe.doubled(2 * width, colours, True),
             nn.Tanh(),
         )
 
