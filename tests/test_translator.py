@@ -13,7 +13,7 @@ from torch import nn
 from giverny.assembly import load_recipe, open_painter
 from giverny.base.contracts import Done, Failed, Progress, Request
 from giverny.base.errors import InputError
-from giverny.base.images import png_bytes, to_tensor
+from giverny.base.images import png_bytes, resize, to_tensor
 from giverny.base.start import Enclosed, Start
 from giverny.checkpoints.native import read_card
 from giverny.gans.generators import ResnetRecipe, UnetRecipe
@@ -167,6 +167,16 @@ def test_working_over_is_off_unless_asked_for(painter):
     assert edges[0] < edges[1] < edges[2]
 
 
+@pytest.mark.parametrize(("strokes", "smaller"), [(2, (32, 24)), (3.0, (21, 16)), (64, (8, 8))])
+def test_larger_strokes_are_painted_smaller_and_enlarged(painter, strokes, smaller):
+    pixels = smooth(64, 48)
+    expected = resize(ask(painter, begun(resize(pixels, smaller))), (64, 48))
+    assert np.array_equal(ask(painter, begun(pixels), strokes=strokes), expected)
+    shown = [e.preview for e in painter.paint([begun(pixels).model_copy(update={"knobs": {"strokes": strokes}})], previews=True)
+             if isinstance(e, Progress)]  # fmt: skip
+    assert all(one.shape == (48, 64, 3) for one in shown)
+
+
 def test_several_translators_are_a_chain():
     chain = painter_of(ResnetRecipe(channels=4, blocks=1, gain=0.1), stages=2)
     x = to_tensor(smooth(32, 32))[None]
@@ -216,7 +226,7 @@ def test_a_network_that_overflows_is_said_and_not_painted():
 # -- recipes and stages -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", [None, "cpu", "gpu"])
+@pytest.mark.parametrize("preset", [None, "cpu", "gpu", "small"])
 def test_the_recipe_that_ships_is_whole_and_fits_together(preset):
     recipe = load_recipe("monet-cyclegan", preset=preset)
     assert isinstance(recipe, TranslatorRecipe) and recipe.licence and recipe.budget

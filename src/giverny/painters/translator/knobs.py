@@ -11,5 +11,8 @@ class TranslatorKnobs(Knobs):
     memory: int = Field(
         2048, ge=0, le=1_000_000, description="MiB that translating may take: a larger picture is done in tiles; 0 is no limit"
     )
+    strokes: float = Field(
+        1.0, ge=1, le=64, description="how many times as large strokes are: painted at a smaller size, then enlarged"
+    )
     denoise: int = Field(0, ge=0, le=4, description="median over so many pixels to each side of what was painted; 0 is off")
     sharpen: float = Field(0.0, ge=0, le=5, description="unsharp mask of so much, behind that; 0 is off")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...base.contracts import Done, Event, Failed, Knobs, Picture, Progress, Provenance, Request, Start, Started
 from ...base.errors import InputError
-from ...base.images import to_pixels, to_tensor
+from ...base.images import resize, to_pixels, to_tensor
 from ...base.recipe import check
 from ...base.runtime import versions
 from .knobs import TranslatorKnobs
@@ -87,7 +87,9 @@ class TranslatorPainter:
         if min(high, wide) < LEAST:
             raise InputError(f"a picture of {LEAST} x {LEAST} pixels or more", f"{wide} x {high}")
         step = self.recipe.generator.step
-        canvas = mirrored(to_tensor(pixels)[None].to(self.device, self.precision), step)
+        smaller = tuple(max(LEAST, round(side / knobs.strokes)) for side in (wide, high))
+        painted = pixels if knobs.strokes == 1 else resize(pixels, (smaller[0], smaller[1]))
+        canvas = mirrored(to_tensor(painted)[None].to(self.device, self.precision), step)
         if self._each is None:
             self._each = bytes_per_pixel(self.networks[0], step, canvas.pixels)
         tile = tile_for(canvas.pixels, step, self._each, knobs.memory)
@@ -111,7 +113,7 @@ class TranslatorPainter:
             made = x
             for made in through(network, x, step, task.tile):
                 done += 1
-                shown = to_pixels(task.canvas.cut(made))[0] if previews else None
+                shown = self._shown(task, made) if previews else None
                 yield Progress(identity, done, total, shown)
             x = made.to(self.precision)
         if not bool(torch.isfinite(made).all()):
@@ -123,9 +125,15 @@ class TranslatorPainter:
         yield Done(identity, Picture(pixels, origin, (task.pixels, pixels) if trace else ()))
 
     @staticmethod
-    def _finished(task: _Task, made: Tensor) -> np.ndarray:
+    def _shown(task: _Task, made: Tensor) -> np.ndarray:
+        """uint8 (H, W, 3): what was painted, at the picture's size."""
+        painted: np.ndarray = to_pixels(task.canvas.cut(made))[0]
+        high, wide = task.pixels.shape[:2]
+        return painted if painted.shape[:2] == (high, wide) else resize(painted, (wide, high))
+
+    def _finished(self, task: _Task, made: Tensor) -> np.ndarray:
         """uint8 (H, W, 3): the translation, worked over, laid over the picture as far as strength and mask say."""
-        image = Image.fromarray(to_pixels(task.canvas.cut(made))[0])
+        image = Image.fromarray(self._shown(task, made))
         if task.knobs.denoise:
             image = image.filter(ImageFilter.MedianFilter(2 * task.knobs.denoise + 1))
         if task.knobs.sharpen:
