@@ -18,11 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ from giverny.base.errors import InputError
 from giverny.base.files import atomic_write
 from giverny.base.images import fit, png_bytes
 from giverny.base.runtime import describe_machine
-from giverny.base.start import Enclosed
+from giverny.base.sheet import grid
+from giverny.base.start import enclosed_pixels
 from giverny.compare.statistics import t_quantile
 from giverny.data.catalog import open_named
-from giverny.data.crops import photographs_of
+from giverny.data.crops import CROP, photographs_of
 from giverny.data.tricks import blurred, matched, median, posterised
 from giverny.data.weights import at_hand
 from giverny.metrics import frechet, kernel
@@ -87,9 +88,8 @@ def translated(model: str, photographs: np.ndarray, device: str) -> tuple[np.nda
     painter, size = open_painter(model, device), photographs.shape[2:0:-1]
     found, began = [], time.perf_counter()
     for number, pixels in enumerate(photographs):
-        content = png_bytes(pixels)
-        file = Enclosed(name=f"{number}.png", sha256=sha256(content).hexdigest(), content=content)
-        request = Request(id=str(number), start=Start(picture=file, strength=1.0), size=size)
+        start = Start(picture=enclosed_pixels(pixels, f"{number}.png"), strength=1.0)
+        request = Request(id=str(number), start=start, size=size)
         done = [event for event in paint_over(painter, [request]) if isinstance(event, Done)]
         if not done:
             raise InputError("a model that translates pictures", model)
@@ -230,6 +230,20 @@ def verdict(name: str, kid: Left, others: dict[str, Left]) -> str:
     return f"{name} {what} on KID by more than the interval ({'; '.join(said)})."
 
 
+def sheet_of(photographs: np.ndarray, made: np.ndarray, names: Sequence[str], pattern: str, columns: int = 8) -> np.ndarray:
+    """Photographs above what became of them, uint8 (H, W, 3): the first two crops of each photograph that matches."""
+    seen: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        if re.search(pattern, name):
+            seen.setdefault(re.sub(CROP, r"\1", name), []).append(index)
+    chosen = [index for crops in seen.values() for index in crops[:2]]
+    if not chosen:
+        raise InputError("a pattern that some test photographs match", repr(pattern))
+    rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
+    pictures = [picture for row in rows for side in (photographs, made) for picture in (side[i] for i in row)]
+    return grid(pictures, columns=min(columns, len(chosen)), scale=1)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
 
@@ -294,6 +308,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--judge", default="monet-a", help="the judge whose features are compared")
     add("--second", default="monet-b", help="the judge that says which pictures are paintings")
     add("--device", default="auto")
+    add("--sheet", type=Path, metavar="FILE.png", help="draw photographs, and below each what the first model makes of it")
+    add("--only", default="", metavar="PATTERN", help="on the sheet only photographs whose file names match")
     add("-o", "--out", type=Path, metavar="FILE.json", help="write all scores with their conditions")
     args = parser.parse_args(arguments)
     if args.draws < 1 or args.size < 32:
@@ -331,6 +347,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sentences += [f"Against {where}: {verdict(model, kids[model], cheap)}" for model in args.models]
     for sentence in sentences:
         console.print(sentence, soft_wrap=True)
+    if args.sheet is not None:
+        named = [entry.name for entry in open_named(PHOTOGRAPHS, "test").entries]  # type: ignore[attr-defined]
+        made = next((row for row in rows if row.seconds is not None), rows[0])
+        atomic_write(args.sheet, png_bytes(sheet_of(rows[0].draws[0], made.draws[0], named, args.only)))
     if args.out is not None:
         kept_all = {"conditions": facts, "scores": kept, "verdicts": sentences}
         atomic_write(args.out, json.dumps(kept_all, indent=2, ensure_ascii=False) + "\n")

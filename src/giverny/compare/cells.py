@@ -272,7 +272,7 @@ def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Cha
         given=recipe.given is not None and all(change.given for change in changes),
         seeds=last("seeds"),
         against=_against(recipe, names, changes),
-        published="; ".join(change.published for change in changes if change.published),
+        published="; ".join(c.published for c in ([control] if control else changes) if c.published),
         share=control.share if control else 1.0,
     )
 
