@@ -48,7 +48,7 @@ def test_given_pictures_come_in_epochs_and_wanted_ones_are_drawn(both):
 
 
 def test_a_batch_hangs_on_its_step_alone_and_shards_share_it(both):
-    make = lambda **more: UnpairedLoader(both, size=(16, 16), batch=4, seed=1, flip=True, jitter=3, **more)  # noqa: E731
+    make = lambda **more: UnpairedLoader(both, size=(16, 16), batch=4, seed=1, flip=True, larger=(19, 19), **more)  # noqa: E731
     whole, parts = make().batch_at(9), [make(shard=(rank, 2)).batch_at(9) for rank in range(2)]
     stream = make(workers=2).stream(7)
     streamed = [next(stream) for _ in range(3)][2]
@@ -59,10 +59,10 @@ def test_a_batch_hangs_on_its_step_alone_and_shards_share_it(both):
 
 
 def test_parts_are_cut_anywhere_within_the_larger_picture_and_kept_ones_are_the_same(both):
-    plain = UnpairedLoader(both, size=(20, 20), batch=12, seed=1, jitter=0, workers=0)
+    plain = UnpairedLoader(both, size=(20, 20), batch=12, seed=1, workers=0)
     kept = Kept(both.given, (20, 20), 3), Kept(both.wanted, (20, 20), 3)
-    loader = UnpairedLoader(both, size=(16, 16), batch=12, seed=1, jitter=4, workers=0)
-    again = UnpairedLoader(both, size=(16, 16), batch=12, seed=1, jitter=4, workers=0, kept=kept)
+    loader = UnpairedLoader(both, size=(16, 16), batch=12, seed=1, larger=(20, 20), workers=0)
+    again = UnpairedLoader(both, size=(16, 16), batch=12, seed=1, larger=(20, 20), workers=0, kept=kept)
     places = set()
     for step in range(30):
         large, small = plain.batch_at(step)["given"], loader.batch_at(step)["given"]
@@ -180,3 +180,16 @@ def test_trainings_from_two_sets_take_a_share_of_both_and_hold_out_the_same(shar
     made = workshop_of(diffusion, tiny_double(), paintings)
     assert (len(made.kept), len(made.photographs.kept)) == (40 * share, 184 * share)
     assert (len(made.held), len(made.photographs.held)) == (8, 8)
+
+
+def test_parts_are_cut_out_anywhere(both):
+    loader = UnpairedLoader(both, size=(8, 8), batch=12, seed=1, larger=(20, 14), workers=0)
+    whole = UnpairedLoader(both, size=(20, 14), batch=12, seed=1, workers=0)
+    places = set()
+    for step in range(30):
+        parts, pictures = loader.batch_at(step)["given"], whole.batch_at(step)["given"]
+        for part, picture in zip(parts, pictures, strict=True):
+            found = [(x, y) for x in range(13) for y in range(7) if torch.equal(picture[:, y : y + 8, x : x + 8], part)]
+            assert found
+            places |= set(found[:1])
+    assert len({x for x, _ in places}) == 13 and len({y for _, y in places}) == 7

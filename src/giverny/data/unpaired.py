@@ -71,19 +71,19 @@ class UnpairedLoader(Loader):
         seed: int,
         fit: Fit = "crop",
         flip: bool = False,
-        jitter: int = 0,  # pixels by which a side is larger before a random part of it is cut out
+        larger: tuple[int, int] | None = None,  # width and height of what random parts of that size are cut out of
         shard: tuple[int, int] = (0, 1),
         workers: int = 2,
         given: np.ndarray | None = None,  # indices to take; None: all
         wanted: np.ndarray | None = None,
-        kept: tuple[Kept, Kept] | None = None,  # of what is given and of what is wanted, at `size` and `jitter` more
+        kept: tuple[Kept, Kept] | None = None,  # of what is given and of what is wanted, at the larger size
     ) -> None:
-        larger = (size[0] + jitter, size[1] + jitter)
+        larger = larger or size
         common: dict[str, Any] = dict(size=larger, channels=3, batch=batch, fit=fit, flip=flip, shard=shard)
         first, second = kept or (None, None)
         super().__init__(source.given, **common, seed=seed, workers=workers, subset=given, kept=first)
         self._wanted = _Drawn(source.wanted, **common, seed=seed + 1, workers=0, subset=wanted, kept=second)
-        self._cut, self._jitter = size, jitter
+        self._cut, self._spare = size, (larger[0] - size[0], larger[1] - size[1])
         self._longest = max(len(self._subset), len(self._wanted._subset))
 
     def batch_at(self, step: int) -> Batch:
@@ -96,9 +96,9 @@ class UnpairedLoader(Loader):
         }
 
     def _part(self, pixels: torch.Tensor, epochs: np.ndarray, indices: np.ndarray) -> torch.Tensor:
-        if not self._jitter:
+        if not any(self._spare):
             return pixels
-        steps = np.uint64(self._jitter + 1)
-        across, down = ((hashed(name, self._seed, epochs, indices) % steps).tolist() for name in ("across", "down"))
+        drawn = zip(("across", "down"), self._spare, strict=True)
+        across, down = ((hashed(name, self._seed, epochs, indices) % np.uint64(spare + 1)).tolist() for name, spare in drawn)
         wide, high = self._cut
         return torch.stack([p[:, y : y + high, x : x + wide] for p, x, y in zip(pixels, across, down, strict=True)])

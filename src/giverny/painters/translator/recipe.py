@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 from torch import nn
 
 from ...base.contracts import Frozen
@@ -30,12 +30,33 @@ class DataRecipe(Frozen):
     size: tuple[int, int] = Field((256, 256), description="width and height that pictures are brought to")
     fit: Fit = Field("crop", description="how pictures are brought to size")
     flip: bool = Field(True, description="mirror half of the pictures")
+    part: int | None = Field(
+        None,
+        ge=16,
+        description="side of squares that are cut out of pictures of `size` to learn from; none: whole ones",
+    )
     jitter: int = Field(30, ge=0, description="pixels by which pictures are larger before a part of that size is cut out")
     share: float = Field(
         1.0, gt=0, le=1, description="part of each set's training pictures that is used; the larger hold the smaller"
     )
     validation: int = Field(32, ge=1, description="pictures of each set held out of training, for validation")
     group: str = Field(CROP, description="pattern of names: given pictures that share its text are held out together")
+
+    @model_validator(mode="after")
+    def _fits(self) -> DataRecipe:
+        if self.part is not None and self.part > min(self.size):
+            raise ValueError(f"data.part wants a side of data.size or less, given {self.part} of {self.size}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a part that is not there: what was made before there were parts keeps its name."""
+        return {name: value for name, value in plain(self).items() if name != "part" or value is not None}
+
+    @property
+    def learnt(self) -> tuple[int, int]:
+        """Width and height of what networks are shown in training."""
+        return self.size if self.part is None else (self.part, self.part)
 
     @property
     def sources(self) -> tuple[str, str]:
@@ -69,14 +90,18 @@ class TranslatorRecipe(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> TranslatorRecipe:
-        judged, size, generator = self.objective.judged, self.data.size, self.generator
+        judged, size, generator = self.objective.judged, self.data.learnt, self.generator
         if any(side % generator.step or side < generator.least for side in size):
             wanted = f"sides of {generator.least} or more, divisible by {generator.step}"
-            raise ValueError(f"data.size wants {wanted}, as the generator does; given {size}")
+            raise ValueError(f"data.size or data.part wants {wanted}, as the generator does; given {size}")
         if min(size) < self.critic.least:
-            raise ValueError(f"data.size wants sides of {self.critic.least} or more, to be seen by the critic; given {size}")
+            raise ValueError(
+                f"data.size or data.part wants sides of {self.critic.least} or more, to be seen by the critic; given {size}"
+            )
         if self.critic.per_pixel and any(side % self.critic.least for side in size):
-            raise ValueError(f"data.size wants sides divisible by {self.critic.least}, as the critic does; given {size}")
+            raise ValueError(
+                f"data.size or data.part wants sides divisible by {self.critic.least}, as the critic does; given {size}"
+            )
         if generator.picture_channels != 3 or self.critic.picture_channels != 3:
             raise ValueError("generator and critic want picture_channels = 3")
         if judged.mixing != "none" and judged.mixing_form == "paper" and not self.critic.per_pixel:
@@ -91,7 +116,7 @@ class TranslatorRecipe(Frozen):
 
     def judged(self, name: str) -> Judged:
         """A fresh critic of one domain, and its history."""
-        width, height = self.data.size
+        width, height = self.data.learnt
         recipe = self.objective.judged
         return Judged(name, self.critic.build(), History(recipe.history, (3, height, width)), recipe)
 

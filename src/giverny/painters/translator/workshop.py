@@ -76,12 +76,13 @@ class TranslatorWorkshop:
     def _start(self, name: str, loop: LoopRecipe) -> tuple[Objective, Any, Batch]:
         assert isinstance(self.source, Unpaired)
         data = self.recipe.data
+        larger = (data.size[0] + data.jitter, data.size[1] + data.jitter)
         with seeded(loop.seed, "translator", name):
             objective = self.recipe.build()
         for module in objective.modules.values():
             module.to(self.device)
         loader = UnpairedLoader(
-            self.source, size=data.size, batch=loop.batch, seed=loop.seed, fit=data.fit, flip=data.flip, jitter=data.jitter,
+            self.source, size=data.learnt, batch=loop.batch, seed=loop.seed, fit=data.fit, flip=data.flip, larger=larger,
             shard=(self.world.rank, self.world.size), given=self.given, wanted=self.wanted, kept=self._kept,
         )  # fmt: skip
 
