@@ -176,6 +176,21 @@ def test_the_pixel_critic_has_the_papers_widths(widths, size, wide):
     assert [(b.one.in_channels, b.one.out_channels) for b in critic.back] == wide
 
 
+def test_a_critic_with_norms_of_weights_sees_a_tint_and_one_with_instance_norms_hardly_does():
+    """How far a picture and the same one tinted are apart in what scores are made of, beside how far different ones are."""
+    apart = {}
+    for norm in ("instance", "spectral"):
+        torch.manual_seed(1)
+        critic = PatchRecipe(channels=8, norm=norm).build().eval()
+        one, other = torch.rand(2, 1, 3, 64, 64) - 0.5
+        tinted = one + torch.tensor([0.3, 0.0, -0.3])[:, None, None]
+        with torch.no_grad():
+            of_tint, of_another = (float((critic.features(x) - critic.features(one)).norm()) for x in (tinted, other))
+        apart[norm] = of_tint / of_another
+    assert apart["spectral"] > 2 * apart["instance"]
+    assert sum(hasattr(layer, "parametrizations") for layer in PatchRecipe(channels=8, norm="spectral").build().model) == 5
+
+
 def test_every_layer_of_the_pixel_critic_but_the_last_is_normed():
     critic = PixelCriticRecipe(channels=4, widths=(1, 2)).build()
     for _ in range(400):  # each brings the estimate of the norm nearer, slowly where two directions are nearly as long

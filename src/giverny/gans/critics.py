@@ -31,7 +31,10 @@ class PatchRecipe(Frozen):
     channels: int = Field(64, ge=1, description="width of the first level; the next are 2, 4, 8, 8, ... times as wide")
     layers: int = Field(3, ge=1, description="levels that halve the sides; one more and the scores come behind them")
     stride: Literal[1, 2] = Field(1, description="of the level behind the halving ones: 2 gives 15 x 15 scores of 256 pixels")
-    norm: Norm = "instance"
+    norm: Norm | Literal["spectral"] = Field(
+        "instance", description="of maps; or of weights, 'spectral' (Miyato et al. 2018): the critic then sees the colour of "
+        "the whole, of which an instance norm takes most away"
+    )  # fmt: skip
     gain: float = Field(0.02, gt=0, description="standard deviation of initial weights")
 
     @property
@@ -46,6 +49,10 @@ class PatchRecipe(Frozen):
     def build(self) -> PatchCritic:
         network = PatchCritic(self)
         initialise(network, self.gain)
+        if self.norm == "spectral":
+            for layer in network.model:
+                if isinstance(layer, nn.Conv2d):
+                    spectral_norm(layer)
         return network
 
 
@@ -59,11 +66,8 @@ class PatchCritic(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(recipe.picture_channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level, (a, b) in enumerate(pairwise(widths), 1):
             stride = 2 if level < recipe.layers else recipe.stride
-            layers += [
-                nn.Conv2d(a, b, 4, stride, 1, bias=recipe.norm == "instance"),
-                norm_of(recipe.norm, b),
-                nn.LeakyReLU(0.2),
-            ]
+            of_maps = [] if recipe.norm == "spectral" else [norm_of(recipe.norm, b)]
+            layers += [nn.Conv2d(a, b, 4, stride, 1, bias=recipe.norm != "batch"), *of_maps, nn.LeakyReLU(0.2)]
         self.model = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
