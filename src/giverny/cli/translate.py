@@ -77,7 +77,8 @@ def command(
     jobs = jobs_for(photos, out, f".{form}")
     if model == MONET and model not in models() and not Path(model).exists():
         remedy = (
-            "Train one: giverny train monet-cyclegan --preset cpu, then giverny models add runs/monet-cyclegan --name monet"
+            "Train one: giverny train monet-cyclegan --preset cpu, giverny choose runs/monet-cyclegan, then giverny models add "
+            "runs/monet-cyclegan --name monet"
         )
         raise InputError("a model that translates", f"none by the name {MONET}, since none ships yet", remedy)
     painter = open_painter(model, device, precision)
