@@ -234,7 +234,7 @@ def test_the_recipe_that_ships_is_whole_and_fits_together(preset):
         made = recipe.build()
         x = torch.empty(1, 3, *recipe.data.size)
         assert made.forth(x).shape == x.shape
-        assert made.judges[0].outputs(x)[0].shape[-1] == {None: 15, "cpu": 14, "gpu": 30, "small": 3}[preset]
+        assert made.judges[0].outputs(x)[0].shape[-1] == {None: 15, "cpu": 7, "gpu": 30, "small": 3}[preset]
 
 
 def test_what_does_not_fit_together_is_refused_in_the_recipe():
