@@ -9,19 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..base.contracts import Done, Failed, Instrument, Request, Score, Source, Start
+from ..base.contracts import Done, Failed, Instrument, Request, Score, Source
 from ..base.errors import InputError, choose
 from ..base.images import read_picture
 from ..base.infotext import read_size
 from ..base.recipe import check, override
-from ..base.start import enclosed_pixels
 from ..checkpoints.model_files import digest_of
 from ..checkpoints.native import read_card
 from ..compare.cells import Cell, ExperimentRecipe
 from ..compare.experiment import Settled
 from ..compare.units import picture_path
 from ..metrics.scores import KINDS
-from ..pipelines.measure import PATTERN, Measured, Shown, measure
+from ..pipelines.measure import PATTERN, Measured, Shown, measure, start_of
 from ..pipelines.pairs import PAIRED, Pairing
 from .adapters import digests
 from .instruments import cache_folder, open_instrument, open_part
@@ -124,8 +123,8 @@ class Bench:
         return self._sources[name]
 
     def _data(self, data: Any) -> Source:
-        """What a recipe learns from: one set, or two that do not correspond."""
-        named = " and ".join(getattr(data, "sources", (data.source,)))
+        """What a recipe learns from, one set or several."""
+        named = " and ".join([*getattr(data, "sources", (data.source,)), *getattr(data, "sets", ())])
         if named not in self._sources:
             self._sources[named] = open_data(data)
         return self._sources[named]
@@ -175,11 +174,6 @@ class Bench:
         assert self.recipe.given is not None
         return open_part(self.recipe.given.source, self.recipe.given.split)
 
-    def start(self, number: int, strength: float = 1.0) -> Start:
-        """The picture that the `number`-th of a row is begun from."""
-        sample = self.given.read(number % len(self.given))
-        return Start(picture=enclosed_pixels(sample.pixels, sample.name or str(number)), strength=strength)
-
     @cached_property
     def judge(self) -> Any:
         named = self.recipe.instrument.judge
@@ -212,7 +206,7 @@ class Bench:
         asked = []
         for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             if not picture_path(folder, i).is_file():
-                start = self.start(i, strength) if begun else None
+                start = start_of(self.given, i, strength) if begun else None
                 asked.append(Request(prompt=prompt, seed=first + seed, knobs=settings, id=str(i), start=start, **more))
         with closing(painter.paint(asked)) as events:
             for event in events:
@@ -237,8 +231,7 @@ class Bench:
         if any(name in OF_PAIRS for name in instruments):
             pairing = Pairing()
             for one in shown():
-                began = self.start(one.number)
-                pairing.add(began.picture.name, one.pixels, began.at((one.pixels.shape[1], one.pixels.shape[0])).pixels)
+                pairing.begun(start_of(self.given, one.number), one.pixels)
             scores += pairing.scores()
         if any(name not in OF_PAIRS for name in instruments):
             found: Measured = measure(

@@ -8,7 +8,7 @@ different scales: where cells differ in theirs, only what holds within cells say
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import factorial, sqrt
 from pathlib import Path
 from statistics import fmean
@@ -46,14 +46,12 @@ def foretellers(table: Table, store: Path) -> list[Foretold]:
     names = sorted(set.intersection(*(set(losses) for *_, losses in found))) if len(found) >= LEAST else []
     values = [value for _, value, _ in found]
     cells = [row.label for row, *_ in found]
-    rows: list[tuple[str, float, float | None]] = []
+    rows: list[Foretold] = []
     for name in names:
         series = [losses[name] for *_, losses in found]
         if len(set(series)) > 1 and len(set(values)) > 1:
-            rows.append((name, spearman(series, values), _within(series, values, cells)))
-    p = [_p(rho, len(found)) for _, rho, _ in rows]
-    told = [Foretold(n, len(found), rho, c[0], within) for (n, rho, within), c in zip(rows, holm(p), strict=True)]
-    return sorted(told, key=lambda f: -abs(f.rho))
+            rows.append(_foretold(name, series, values, _within(series, values, cells)))
+    return _corrected(rows)
 
 
 def foretold_by(records: Sequence[Mapping[str, Any]], values: Mapping[int, float]) -> list[Foretold]:
@@ -61,7 +59,7 @@ def foretold_by(records: Sequence[Mapping[str, Any]], values: Mapping[int, float
     before; those of one run hang on each other, so that p is too small where a loss and the score only drift together."""
     steps = sorted(values)
     names = sorted({key for record in records for key in record if key.startswith(("train/", "valid/"))} - UNTOLD)
-    rows: list[tuple[str, float, int]] = []
+    rows: list[Foretold] = []
     for name in names:
         series, scores = [], []
         for before, step in zip([0, *steps], steps, strict=False):
@@ -70,9 +68,20 @@ def foretold_by(records: Sequence[Mapping[str, Any]], values: Mapping[int, float
                 series.append(fmean(seen))
                 scores.append(values[step])
         if len(series) >= LEAST and len(set(series)) > 1 and len(set(scores)) > 1:
-            rows.append((name, spearman(series, scores), len(series)))
-    p = [_p(rho, count) for _, rho, count in rows]
-    told = [Foretold(n, count, rho, c[0], None) for (n, rho, count), c in zip(rows, holm(p), strict=True)]
+            rows.append(_foretold(name, series, scores, None))
+    return _corrected(rows)
+
+
+def _foretold(name: str, series: Sequence[float], values: Sequence[float], within: float | None) -> Foretold:
+    """One quantity by itself."""
+    rho = spearman(series, values)
+    return Foretold(name, len(series), rho, _p(rho, len(series)), within)
+
+
+def _corrected(rows: Sequence[Foretold]) -> list[Foretold]:
+    """The closest first, each p corrected for how many there are."""
+    levels = holm([row.p for row in rows])
+    told = [replace(row, p=level[0]) for row, level in zip(rows, levels, strict=True)]
     return sorted(told, key=lambda f: -abs(f.rho))
 
 

@@ -66,6 +66,12 @@ def from_source(source: Source, most: int | None = None, workers: int = 2) -> It
             yield Shown(sample.pixels, sample.captions[0] if sample.captions else None, number=number)
 
 
+def start_of(given: Source, number: int, strength: float = 1.0) -> Start:
+    """What the `number`-th picture begins from, where these are given; they are taken in turn."""
+    sample = given.read(number % len(given))
+    return Start(picture=enclosed_pixels(sample.pixels, sample.name or str(number)), strength=strength)
+
+
 @dataclass
 class Painted:
     """What a painter makes of prompts, as it comes. `conditions` are there once a picture is."""
@@ -81,10 +87,7 @@ class Painted:
 
     def start(self, number: int) -> Start | None:
         """What the `number`-th picture begins from."""
-        if self.given is None:
-            return None
-        sample = self.given.read(number % len(self.given))
-        return Start(picture=enclosed_pixels(sample.pixels, sample.name or str(number)), strength=self.strength)
+        return None if self.given is None else start_of(self.given, number, self.strength)
 
     def __iter__(self) -> Iterator[Shown]:
         asked = [
@@ -161,14 +164,12 @@ def pass_by(pictures: Iterable[Shown], lookers: Sequence[Looking], told: Callabl
 class Changing:
     """How far pictures are from those they were begun from."""
 
-    def __init__(self, painted: Painted) -> None:
-        self.painted, self.pairing = painted, Pairing()
+    def __init__(self, given: Source) -> None:
+        self.given, self.pairing = given, Pairing()
 
     def look(self, pixels: np.ndarray, shown: Sequence[Shown]) -> None:
         for picture, one in zip(pixels, shown, strict=True):
-            start = self.painted.start(one.number)
-            assert start is not None
-            self.pairing.add(start.picture.name, picture, start.at((picture.shape[1], picture.shape[0])).pixels)
+            self.pairing.begun(start_of(self.given, one.number), picture)
 
 
 class Gathering:
@@ -357,7 +358,7 @@ def measure(
     gathering = Gathering(instrument)
     answering = Answering(*space) if space is not None else None
     judging = Judging(judge) if judge is not None else None
-    changing = Changing(pictures) if isinstance(pictures, Painted) and pictures.given is not None else None
+    changing = Changing(pictures.given) if isinstance(pictures, Painted) and pictures.given is not None else None
     lookers = [looker for looker in (gathering, eye, answering, judging, changing) if looker is not None]
     what = "painting" if isinstance(pictures, Painted) else "looking at pictures"
     pass_by(pictures, lookers, lambda done: told(what, done, count))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.contracts import Score, Source
+from ..base.contracts import Score, Source, Start
 from ..base.errors import InputError
 from ..metrics.intervals import of_mean, of_share
 from ..metrics.pairs import UNTOUCHED, change, edge_correlation, histogram, psnr, structural
@@ -57,6 +57,10 @@ class Pairing:
             self._found[measure].append(float(of(x, y, 1.0)))
         if self.distance is not None:
             self._found["LPIPS"].append(float(self.distance(ours[None], theirs[None])))
+
+    def begun(self, start: Start, painted: np.ndarray) -> None:
+        """A picture uint8 (H, W, 3), and what it was begun from, as its painter saw that."""
+        self.add(start.picture.name, painted, start.at((painted.shape[1], painted.shape[0])).pixels)
 
     def scores(self, alone: int = 0) -> list[Score]:
         """Means over all pairs, and the share that looks untouched. alone: pictures without a partner, for the conditions."""

@@ -54,6 +54,11 @@ class DataRecipe(Frozen):
         return {name: value for name, value in plain(self).items() if name != "part" or value is not None}
 
     @property
+    def larger(self) -> tuple[int, int]:
+        """Width and height that pictures are brought to before a part is cut out."""
+        return self.size[0] + self.jitter, self.size[1] + self.jitter
+
+    @property
     def learnt(self) -> tuple[int, int]:
         """Width and height of what networks are shown in training."""
         return self.size if self.part is None else (self.part, self.part)

@@ -43,8 +43,7 @@ class TranslatorWorkshop:
         self.held_wanted, wanted = held_out(sets.wanted, data.validation, seeds[1])
         self.given = thinned(sets.given, given, data.share, seeds[0], data.group)
         self.wanted = thinned(sets.wanted, wanted, data.share, seeds[1])
-        larger = (data.size[0] + data.jitter, data.size[1] + data.jitter)
-        self._kept = Kept(sets.given, larger, 3), Kept(sets.wanted, larger, 3)  # by all stages
+        self._kept = Kept(sets.given, data.larger, 3), Kept(sets.wanted, data.larger, 3)  # by all stages
         self.made: list[nn.Module] = []  # the finished stages' generators
 
     def shares(self) -> dict[str, float]:
@@ -76,13 +75,12 @@ class TranslatorWorkshop:
     def _start(self, name: str, loop: LoopRecipe) -> tuple[Objective, Any, Batch]:
         assert isinstance(self.source, Unpaired)
         data = self.recipe.data
-        larger = (data.size[0] + data.jitter, data.size[1] + data.jitter)
         with seeded(loop.seed, "translator", name):
             objective = self.recipe.build()
         for module in objective.modules.values():
             module.to(self.device)
         loader = UnpairedLoader(
-            self.source, size=data.learnt, batch=loop.batch, seed=loop.seed, fit=data.fit, flip=data.flip, larger=larger,
+            self.source, size=data.learnt, batch=loop.batch, seed=loop.seed, fit=data.fit, flip=data.flip, larger=data.larger,
             shard=(self.world.rank, self.world.size), given=self.given, wanted=self.wanted, kept=self._kept,
         )  # fmt: skip
 
