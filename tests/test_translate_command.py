@@ -188,7 +188,8 @@ def test_places_that_hold_nothing_are_refused(tmp_path, tiny_runs):
         jobs_for([tmp_path / "no.png"], tmp_path / "out")
     Image.fromarray(smooth(16, 16)).save(tmp_path / "a.png")
     assert "a model's name" in run("translate", tmp_path / "a.png", "--to", "no-such-model", code=2).output
-    assert "starts from a picture" not in run("translate", tmp_path / "a.png", "--to", tiny_runs["diffusion"], "-o", tmp_path / "out").output
+    words = ("--to", tiny_runs["diffusion"], "-o", tmp_path / "out")
+    assert "starts from a picture" not in run("translate", tmp_path / "a.png", *words).output
 
 
 @pytest.fixture(scope="module")
