@@ -239,9 +239,16 @@ def sheet_of(photographs: np.ndarray, made: np.ndarray, names: Sequence[str], pa
     chosen = [index for crops in seen.values() for index in crops[:2]]
     if not chosen:
         raise InputError("a pattern that some test photographs match", repr(pattern))
+    columns = min(columns, len(chosen))
+    blank = np.full_like(photographs[0], 255)
     rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
-    pictures = [picture for row in rows for side in (photographs, made) for picture in (side[i] for i in row)]
-    return grid(pictures, columns=min(columns, len(chosen)), scale=1)
+    pictures = [
+        picture
+        for row in rows
+        for side in (photographs, made)
+        for picture in [*(side[i] for i in row), *[blank] * (columns - len(row))]
+    ]
+    return grid(pictures, columns=columns, scale=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from giverny.base.images import beside
 from giverny.gans.critics import PatchRecipe, PixelCriticRecipe
 from giverny.gans.generators import ResnetRecipe, UnetRecipe, from_original
 
@@ -73,6 +74,24 @@ def test_a_unet_enlarged_evenly_leaves_no_checkerboards():
             inside = network(torch.full((1, 3, 64, 64), 0.3))[..., 24:40, 24:40]
         seen[doubling] = float((inside[..., 1:] - inside[..., :-1]).abs().max())
     assert seen["resize"] < 1e-5 < 0.01 < seen["transposed"]
+
+
+@pytest.mark.parametrize("kind", [ResnetRecipe, UnetRecipe])
+def test_grain_is_noise_that_the_first_convolution_is_shown(kind):
+    """Further channels of one convolution; with weights of 0 for them, the network without."""
+    more = {"channels": 4, **({"blocks": 1} if kind is ResnetRecipe else {"levels": 3})}
+    plain, grained = kind(**more).build(), kind(grain=2, **more).build()
+    tensors = plain.state_dict()
+    (first,) = (k for k, v in grained.state_dict().items() if v.shape != tensors[k].shape)
+    assert grained.state_dict()[first].shape[1] == 5
+    tensors[first] = F.pad(tensors[first], (0, 0, 0, 0, 0, 2))
+    grained.load_state_dict(tensors)
+    x, noise = torch.randn(2, 3, 16, 24), torch.randn(2, 2, 16, 24)
+    with torch.no_grad():
+        assert torch.allclose(grained(beside(x, noise)), plain(x), atol=1e-6) and torch.equal(beside(x, None), x)
+        grained.get_parameter(first)[:, 3:] = 0.1
+        assert not torch.allclose(grained(beside(x, noise)), grained(beside(x, noise.flip(0))), atol=1e-4)
+    assert "grain" not in kind(**more).model_dump() and kind(grain=2).model_dump()["grain"] == 2  # older ones keep their name
 
 
 def test_a_recipe_from_before_there_were_doublings_keeps_its_name():

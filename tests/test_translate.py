@@ -34,7 +34,7 @@ def objective(recipe, pixel_critic=False, generator=None, seed=0):
         forth = ResnetRecipe(channels=4, blocks=2, gain=0.1).build()
         return PatchTranslation(forth, Projections(tuple(forth.looks.values()), 8), made[0], recipe)
     generator = generator or ResnetRecipe(channels=4, blocks=1, gain=0.1)
-    return CycleTranslation(generator.build(), generator.build(), *made, recipe)
+    return CycleTranslation(generator.build(), generator.build(), *made, recipe, generator.grain)
 
 
 def batch_of(step, epoch=0):
@@ -51,7 +51,7 @@ class Reference:
 
     def __init__(self, made, step, progress, epoch):
         self.net = copy.deepcopy(dict(made.modules))
-        self.recipe, self.judged = made.recipe, made.recipe.judged
+        self.recipe, self.judged, self.grain = made.recipe, made.recipe.judged, made.grain
         self.streams = StepStreams(LOOP.seed, step, 0, ROWS, dtype=torch.float64, progress=progress)
         self.progress, self.epoch = progress, epoch
 
@@ -159,10 +159,16 @@ class Reference:
             loss = loss + self.ramp() * self.judged.mask * taught
         return loss
 
+    def through(self, network, x, name):
+        """A generator's picture of x, shown noise that is drawn under a name."""
+        if self.grain:
+            x = torch.cat([x, self.streams.normal(f"grain.{name}", (ROWS, self.grain, SIDE, SIDE))], 1)
+        return self.net[network](x)
+
     def cycle_loss(self, batch):
-        a, b, forth, back, cycle = batch["given"], batch["wanted"], self.net["forth"], self.net["back"], self.recipe.cycle
-        fake_b, fake_a = forth(a), back(b)
-        again_a, again_b = back(fake_b), forth(fake_a)
+        a, b, cycle = batch["given"], batch["wanted"], self.recipe.cycle
+        fake_b, fake_a = self.through("forth", a, "forth"), self.through("back", b, "back")
+        again_a, again_b = self.through("back", fake_b, "painted"), self.through("forth", fake_a, "taken")
         (verdict_b, score_b), (verdict_a, score_a) = self.verdict("wanted", fake_b, b), self.verdict("given", fake_a, a)
         loss = verdict_b + verdict_a
         end = cycle.weight if cycle.weight_end is None else cycle.weight_end
@@ -184,7 +190,8 @@ class Reference:
                     term = term * critic(x[i : i + 1]).mean().detach().clamp(0, 1)
                 loss = loss + weight * term / ROWS
         if self.recipe.identity:
-            loss = loss + self.recipe.identity * ((forth(b) - b).abs().mean() + (back(a) - a).abs().mean())
+            same_b, same_a = self.through("forth", b, "forth.own"), self.through("back", a, "back.own")
+            loss = loss + self.recipe.identity * ((same_b - b).abs().mean() + (same_a - a).abs().mean())
         return loss, {"wanted": fake_b.detach(), "given": fake_a.detach()}
 
     def patch_loss(self, batch):
@@ -262,12 +269,18 @@ VARIANTS = {
         PatchTranslateRecipe(places=10, judged=JudgedRecipe(kinds=PAPER, mixing="cutmix", augment=("translation",))), True
     ),
 }  # fmt: skip
+GRAINED = UnetRecipe(channels=4, levels=3, gain=0.1, doubling="resize", grain=2)
+GENERATORS = {"grain": GRAINED, "grain, together": GRAINED, "grain, no identity": GRAINED}  # other than the usual
+VARIANTS |= {
+    name: (TranslateRecipe(together="together" in name, identity=0 if "no identity" in name else 10), False)
+    for name in GENERATORS
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_losses_gradients_and_a_step_are_those_of_the_reference(name):
     recipe, pixel_critic = VARIANTS[name]
-    made = objective(recipe, pixel_critic)
+    made = objective(recipe, pixel_critic, GENERATORS.get(name))
     updates = Updates(made, LOOP, World(), torch.device("cpu"))
     updates.begin()
     for step in range(2):  # something in the history, and verdicts that differ
@@ -340,7 +353,7 @@ def test_top_k_with_one_picture_changes_nothing():
     assert told_of(top, epoch=0) == told_of(TranslateRecipe(), epoch=0)  # the first epoch keeps all
 
 
-@pytest.mark.parametrize("generator", [ResnetRecipe(channels=4, blocks=1), UnetRecipe(channels=4, levels=3)])
+@pytest.mark.parametrize("generator", [ResnetRecipe(channels=4, blocks=1), UnetRecipe(channels=4, levels=3), GRAINED])
 def test_one_pass_for_translation_and_identity_is_the_same(generator):
     one, other = (told_of(TranslateRecipe(together=t), generator=generator) for t in (False, True))
     assert one == pytest.approx(other, rel=1e-12)
@@ -402,13 +415,15 @@ def batches(start):
         start += 1
 
 
-@pytest.mark.parametrize("name", ["little history", "cutmix", "augmented", "better cycles", "patches", "top-k"])
+@pytest.mark.parametrize(
+    "name", ["little history", "cutmix", "augmented", "better cycles", "patches", "top-k", "grain, together"]
+)
 def test_stopped_at_any_moment_a_run_becomes_the_same(name, tmp_path):
     recipe, pixel_critic = VARIANTS[name]
     loop = LOOP.model_copy(update={"steps": 8, "precision": "float32", "average": 0.9, "save_every": 3})
 
     def trainer(folder, resume=False):
-        return Trainer(objective(recipe, pixel_critic, seed=1), batches, loop, folder, resume=resume)
+        return Trainer(objective(recipe, pixel_critic, GENERATORS.get(name), seed=1), batches, loop, folder, resume=resume)
 
     whole = trainer(tmp_path / "whole")
     for _ in whole.run():
@@ -450,13 +465,13 @@ UNET = UnetRecipe(channels=4, levels=3, gain=0.1)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("name", ["plain", "little history", "augmented", "better cycles", "patches", "unet"])
+@pytest.mark.parametrize("name", ["plain", "little history", "augmented", "better cycles", "patches", "unet", "grain"])
 def test_a_batch_in_parts_is_the_whole_batch(name, precision):
     """Each draw is a row's own, histories take rows in order, and one picture alone has the gradients it has among others."""
     recipe, pixel_critic = VARIANTS.get(name, VARIANTS["plain"])
     ends = []
     for parts in (1, ROWS):
-        made = objective(recipe, pixel_critic, UNET if name == "unet" else None)
+        made = objective(recipe, pixel_critic, UNET if name == "unet" else GENERATORS.get(name))
         updates = Updates(
             made, LOOP.model_copy(update={"accumulate": parts, "precision": precision}), World(), torch.device("cpu")
         )

@@ -48,6 +48,12 @@ def test_a_photo_becomes_a_picture_of_its_own_size(model, folder, tmp_path):
     told = read_provenance(tmp_path / "painting.png")
     assert told.painter == "translator" and told.request.start.picture.name == str(folder / "a.png")
     assert run("reproduce", tmp_path / "painting.png", "-m", model).exit_code == 0
+    assert "already there" in run("translate", folder / "a.png", "--to", model, "-o", tmp_path / "painting.png").output
+    run(
+        "translate", folder / "a.png", "--to", model, "-o", tmp_path / "painting.png", "--seed", 7
+    )  # its strokes fall otherwise
+    assert not np.array_equal(painted, read_picture(tmp_path / "painting.png"))
+    assert read_provenance(tmp_path / "painting.png").request.seed == 7
 
 
 def test_a_folder_keeps_its_order_and_is_not_done_twice(model, folder, tmp_path):

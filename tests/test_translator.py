@@ -13,8 +13,10 @@ from torch import nn
 from giverny.assembly import load_recipe, open_painter
 from giverny.base.contracts import Done, Failed, Progress, Request
 from giverny.base.errors import InputError
-from giverny.base.images import png_bytes, resize, to_tensor
+from giverny.base.images import beside, png_bytes, resize, to_tensor
+from giverny.base.runtime import derive_seed
 from giverny.base.start import Enclosed, Start
+from giverny.base.streams import stream
 from giverny.checkpoints.native import read_card
 from giverny.gans.generators import ResnetRecipe, UnetRecipe
 from giverny.painters.translator import tiles
@@ -86,6 +88,42 @@ def test_edges_are_mirrored_as_numpy_mirrors_them():
 def test_a_size_that_is_asked_for_is_painted(painter):
     request = begun(smooth(40, 24)).model_copy(update={"size": (20, 32)})
     assert ask(painter, request).shape == (32, 20, 3)
+
+
+# -- grain ------------------------------------------------------------------------------------------------------------------
+
+
+GRAINED = UnetRecipe(channels=4, levels=3, gain=0.2, norm="batch", doubling="resize", grain=2)
+
+
+def test_the_seed_says_how_strokes_fall_where_there_is_grain_and_nothing_elsewhere(painter):
+    request = begun(smooth(61, 40))
+    seeds = [request.model_copy(update={"seed": seed}) for seed in (3, 3, 4)]
+    first, again, other = (ask(painter_of(GRAINED), each) for each in seeds)
+    assert np.array_equal(first, again) and np.abs(first.astype(int) - other).mean() > 0.5
+    first, _, other = (ask(painter, each) for each in seeds)
+    assert np.array_equal(first, other)
+
+
+def test_the_noise_of_tiles_is_the_noise_of_the_whole():
+    """Batch norm in evaluation: nothing but cuts, and another noise behind them, could tell."""
+    network = GRAINED.build().eval()
+    x, noise = torch.rand(1, 3, 200, 328) * 2 - 1, torch.randn(1, 2, 200, 328)
+    (whole,) = tiles.through(network, x, 8, None, noise)
+    *_, made = steps = list(tiles.through(network, x, 8, 200, noise))
+    assert len(steps) > 1 and torch.allclose(made, whole, atol=1e-5)
+    (other,) = tiles.through(network, x, 8, None, noise.flip(3))
+    assert not torch.allclose(other, whole, atol=1e-3)
+
+
+def test_norms_that_tiles_share_see_noise_as_it_is():
+    """What is made smaller for the norms' sake is the picture. Noise, averaged, would be weaker than what the tiles see."""
+    torch.manual_seed(1)
+    network = UnetRecipe(channels=8, levels=3, gain=0.2, doubling="resize", grain=1).build().eval()
+    x, noise = to_tensor(smooth(768, 384))[None], torch.randn(1, 1, 384, 768)
+    (whole,) = tiles.through(network, x, 8, None, noise)
+    *_, made = steps = list(tiles.through(network, x, 8, 256, noise))
+    assert len(steps) > 1 and (made.std() / whole.std()).item() == pytest.approx(1, abs=0.1)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------------
@@ -270,8 +308,11 @@ def test_the_second_stage_learns_from_what_the_first_has_made(tiny_runs):
     workshop.made.append(painter.networks[0])
     made = next(second()[1](3))
     assert torch.equal(plain["wanted"], made["wanted"])
+    assert torch.equal(made["given"], next(second()[1](3))["given"])  # the noise is drawn by the step
     with torch.no_grad():
-        assert torch.allclose(made["given"], painter.networks[0](plain["given"]), atol=1e-6)
+        drawn = stream(derive_seed(tiny().loop.seed, 0, 3))
+        wanted = [painter.networks[0](beside(one[None], drawn.normal((1, 1, 16, 16)))) for one in plain["given"]]
+    assert torch.allclose(made["given"], torch.cat(wanted), atol=1e-6)
 
 
 def test_training_wants_two_sets(tmp_path):

@@ -141,6 +141,11 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return values[None] if values.dim() == 2 else values.movedim(-1, -3).contiguous()
 
 
+def beside(picture: Tensor, noise: Tensor | None) -> Tensor:
+    """A picture (B, C, H, W) with noise (B, N, H, W) as further channels, of its type and on its device; alone without."""
+    return picture if noise is None else torch.cat([picture, noise.to(picture)], 1)
+
+
 def to_pixels(tensor: Tensor) -> np.ndarray:
     """Float (C, H, W) or (B, C, H, W) with C = 1 or 3 -> uint8 (H, W, 3) or (B, H, W, 3): clamped to [-1, 1], rounded.
 

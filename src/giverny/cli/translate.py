@@ -36,6 +36,7 @@ MONET = "monet"
 @click.option(
     "--size", default=None, metavar="WxH", help="Pixels, such as 256x256.  [default: the photo's own, a diffusion model's own]"
 )
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="How strokes fall.")
 @click.option("--again", is_flag=True, help="Also those that are there already, made in the same way.")
 @click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Any setting of the painter, by name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
@@ -49,6 +50,7 @@ def command(
     form: str,
     strength: float | None,
     size: str | None,
+    seed: int,
     again: bool,
     settings: tuple[str, ...],
     device: str,
@@ -88,7 +90,7 @@ def command(
     counts, reasons, over = {"painted": 0, "there": 0, "failed": 0}, [], 0
     with (
         voice.progress("translating", len(jobs)) as move,
-        closing(translate(painter, jobs, strength, wanted, knobs, again)) as told,
+        closing(translate(painter, jobs, strength, wanted, knobs, again, seed)) as told,
     ):
         for one in told:
             if one.happened == "moving":

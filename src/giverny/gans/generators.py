@@ -2,6 +2,10 @@
 
 As CycleGAN has them (Zhu et al. 2017, arXiv 1703.10593), tensor names included, so that weights of the original program
 load. Convolutions have biases where the norm is instance norm, which has none of its own; the last one always has.
+
+With `grain` a generator is shown channels of noise beside the picture, as StyleGAN's layers are (Karras et al. 2019, arXiv
+1812.04948): where a picture is smooth, there is then something to make brush strokes of. Without, the only texture it can lay
+over a clear sky is one that the sky has not, such as the checkerboard of its transposed convolutions.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ Norm = Literal["instance", "batch"]
 Doubling = Literal["transposed", "resize"]
 DOUBLINGS = "transposed convolution, or bilinear enlarging and a convolution: without checkerboards"
 MOST = 8  # a level is at most so many times as wide as the first
+GRAIN = "channels of unit noise that the network is shown beside a picture; 0: the picture alone"
 SHORT = 1e-4  # vectors shorter than this stay shorter than 1, or their gradients would have no bound
 
 
@@ -33,6 +38,11 @@ def enlarged(inner: int, outer: int, biased: bool) -> nn.Module:
     """A doubling that leaves no checkerboards (Odena et al. 2016): bilinear, and a convolution."""
     doubled = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
     return nn.Sequential(doubled, nn.ReflectionPad2d(1), nn.Conv2d(inner, outer, 3, bias=biased))
+
+
+def _shortly(told: dict[str, Any], **usual: Any) -> dict[str, Any]:
+    """Without entries that are as usual and were added later: what was made before keeps its name."""
+    return {name: value for name, value in told.items() if name not in usual or value != usual[name]}
 
 
 @torch.no_grad()
@@ -75,6 +85,11 @@ class ResnetRecipe(Frozen):
     dropout: bool = Field(False, description="half of the channels inside residual blocks are dropped in training")
     doubling: Doubling = Field("transposed", description=DOUBLINGS)
     gain: float = Field(0.02, gt=0, description="standard deviation of initial weights")
+    grain: int = Field(0, ge=0, le=16, description=GRAIN)
+
+    @model_serializer(mode="wrap")
+    def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _shortly(plain(self), grain=0)
 
     @property
     def step(self) -> int:
@@ -111,13 +126,14 @@ class ResnetBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """(B, C, H, W) in [-1, 1] -> the same; H and W divisible by 4, at least 8."""
+    """(B, C, H, W) in [-1, 1], then noise if there is grain -> (B, C, H, W); H and W divisible by 4, at least 8."""
 
     def __init__(self, recipe: ResnetRecipe) -> None:
         super().__init__()
         self.recipe = recipe
         width, norm, biased = recipe.channels, recipe.norm, recipe.norm == "instance"
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(recipe.picture_channels, width, 7, bias=biased)]
+        seen = recipe.picture_channels + recipe.grain
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(seen, width, 7, bias=biased)]
         layers += [norm_of(norm, width), nn.ReLU()]
         for a, b in pairwise((width, 2 * width, 4 * width)):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1, bias=biased), norm_of(norm, b), nn.ReLU()]
@@ -193,6 +209,7 @@ class UnetRecipe(Frozen):
     norm: Norm = "instance"
     dropout: bool = Field(False, description="half of the channels are dropped in training on the way up, at the full width")
     gain: float = Field(0.02, gt=0, description="standard deviation of initial weights")
+    grain: int = Field(0, ge=0, le=16, description=GRAIN)
 
     @property
     def step(self) -> int:
@@ -212,8 +229,7 @@ class UnetRecipe(Frozen):
 
     @model_serializer(mode="wrap")
     def _told(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the usual doubling: what was made before there was another keeps its name."""
-        return {name: value for name, value in plain(self).items() if name != "doubling" or value != "transposed"}
+        return _shortly(plain(self), grain=0, doubling="transposed")
 
     def build(self) -> UnetGenerator:
         network = UnetGenerator(self)
@@ -255,7 +271,7 @@ class UnetOutermost(nn.Module):
         super().__init__()
         colours, width = recipe.picture_channels, recipe.channels
         self.model = nn.Sequential(
-            nn.Conv2d(colours, width, 4, stride=2, padding=1, bias=recipe.norm == "instance"),
+            nn.Conv2d(colours + recipe.grain, width, 4, stride=2, padding=1, bias=recipe.norm == "instance"),
             below,
             nn.ReLU(),
             recipe.doubled(2 * width, colours, True),
@@ -268,7 +284,7 @@ class UnetOutermost(nn.Module):
 
 
 class UnetGenerator(nn.Module):
-    """(B, C, H, W) in [-1, 1] -> the same; H and W divisible by 2^levels."""
+    """(B, C, H, W) in [-1, 1], then noise if there is grain -> (B, C, H, W); H and W divisible by 2^levels."""
 
     def __init__(self, recipe: UnetRecipe) -> None:
         super().__init__()

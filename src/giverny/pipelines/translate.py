@@ -77,6 +77,7 @@ def translate(
     size: tuple[int, int] | None = None,  # width and height; None: the picture's own
     knobs: Mapping[str, Any] | None = None,
     again: bool = False,  # also what is there already
+    seed: int = 0,  # how strokes fall, where the painter has them fall by chance
 ) -> Generator[Told, None, None]:
     """Translate and write, job by job. Closing this stops within a step; the file at work is then not written.
 
@@ -87,7 +88,7 @@ def translate(
     for job in jobs:
         try:
             start = Start(picture=enclosed(job.file), strength=strength)
-            request = Request(id=str(job.file), start=start, size=size, knobs=knobs or {})
+            request = Request(id=str(job.file), seed=seed, start=start, size=size, knobs=knobs or {})
             if not again and is_made(painter, request, job.target):
                 yield Told(job, "there")
                 continue
@@ -115,6 +116,6 @@ def is_made(painter: Painter, request: Request, target: Path) -> bool:
         return False
     start = told.request.start
     same = start is not None and start.picture.sha256 == request.start.picture.sha256
-    same = same and start is not None and start.strength == request.start.strength
+    same = same and start is not None and start.strength == request.start.strength and told.request.seed == request.seed
     size = request.size is None or told.request.size == request.size
     return same and size and told.fingerprint == painter.fingerprint and dict(told.request.knobs) == dict(request.knobs)

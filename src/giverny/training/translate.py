@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..base.contracts import Batch, Frozen, Streams, Turn
+from ..base.images import beside
 from ..base.ssim import ssim
 from ..gans.losses import absolute, between, score
 from .judged import Judged, JudgedRecipe, epoch_of
@@ -55,14 +56,20 @@ class TranslateRecipe(Frozen):
 class Translation:
     """What all translating objectives share. forth: from what is given to what is wanted; judges: of each domain's fakes.
 
-    A batch has `given` and `wanted`, (B, C, H, W) in [-1, 1] each, and `epochs` (B,).
+    A batch has `given` and `wanted`, (B, C, H, W) in [-1, 1] each, and `epochs` (B,). grain: channels of noise that generators
+    are shown beside a picture.
     """
 
     averaged: Sequence[str] = ("forth",)
     modules: Mapping[str, nn.Module]
 
-    def __init__(self, forth: nn.Module, judges: Sequence[Judged], critic_rate: float | None) -> None:
-        self.forth, self.judges, self.critic_rate = forth, judges, critic_rate
+    def __init__(self, forth: nn.Module, judges: Sequence[Judged], critic_rate: float | None, grain: int = 0) -> None:
+        self.forth, self.judges, self.critic_rate, self.grain = forth, judges, critic_rate, grain
+
+    def seen(self, pixels: Tensor, streams: Streams, name: str) -> Tensor:
+        """Pixels with the noise that generators are shown beside them, drawn under a name."""
+        shape = (len(pixels), self.grain, *pixels.shape[2:])
+        return beside(pixels, streams.normal(f"grain.{name}", shape) if self.grain else None)
 
     def moved(self) -> list[nn.Parameter]:
         """What the generators' turn moves."""
@@ -86,20 +93,19 @@ class Translation:
     def validate(self, batch: Batch, streams: Streams) -> dict[str, Tensor]:
         """change: how far pictures move, in [0, 1]; structure: ssim to what they were; own: how far wanted ones are moved."""
         given, wanted = batch["given"], batch["wanted"]
-        made, same = _one_by_one(self.forth, given), _one_by_one(self.forth, wanted)
+        made, same = self._shown(given, streams, "given"), self._shown(wanted, streams, "wanted")
         values = {"change": (made - given).abs().mean() / 2, "structure": ssim(made, given).mean()}
         return values | {"own": (same - wanted).abs().mean() / 2}
 
     def preview(self, batch: Batch, streams: Streams) -> Tensor | None:
         """Rows of pictures, each above what they become."""
         given = batch["given"][:16]
-        made = _one_by_one(self.forth, given)
+        made = self._shown(given, streams, "given")
         return torch.cat([part for i in range(0, len(given), 8) for part in (given[i : i + 8], made[i : i + 8])])
 
-
-def _one_by_one(network: nn.Module, pixels: Tensor) -> Tensor:
-    """Many pictures of full size in the memory that one takes."""
-    return torch.cat([network(one[None]) for one in pixels]).to(pixels.dtype)
+    def _shown(self, pixels: Tensor, streams: Streams, name: str) -> Tensor:
+        """Many pictures of full size, in the memory that one takes."""
+        return torch.cat([self.forth(one[None]) for one in self.seen(pixels, streams, name)]).to(pixels.dtype)
 
 
 class CycleTranslation(Translation):
@@ -107,8 +113,10 @@ class CycleTranslation(Translation):
 
     averaged: Sequence[str] = ("forth", "back")
 
-    def __init__(self, forth: nn.Module, back: nn.Module, wanted: Judged, given: Judged, recipe: TranslateRecipe) -> None:
-        super().__init__(forth, (wanted, given), recipe.critic_rate)
+    def __init__(
+        self, forth: nn.Module, back: nn.Module, wanted: Judged, given: Judged, recipe: TranslateRecipe, grain: int = 0
+    ) -> None:
+        super().__init__(forth, (wanted, given), recipe.critic_rate, grain)
         self.back, self.wanted, self.given, self.recipe = back, wanted, given, recipe
         self.modules = {"forth": forth, "back": back, **wanted.modules, **given.modules}
 
@@ -117,10 +125,13 @@ class CycleTranslation(Translation):
 
     def made(self, batch: Batch, scratch: dict[str, Any], streams: Streams) -> dict[str, Tensor]:
         recipe, given, wanted, epoch = self.recipe, batch["given"], batch["wanted"], epoch_of(batch)
-        painted, same_wanted = self._passed(self.forth, given, wanted)
-        taken, same_given = self._passed(self.back, wanted, given)
+        painted, same_wanted = self._passed("forth", given, wanted, streams)
+        taken, same_given = self._passed("back", wanted, given, streams)
         scratch["fakes"] = {"wanted": painted.detach(), "given": taken.detach()}
-        again = self.back(painted).to(given.dtype), self.forth(taken).to(given.dtype)
+        again = (
+            self.back(self.seen(painted, streams, "painted")).to(given.dtype),
+            self.forth(self.seen(taken, streams, "taken")).to(given.dtype),
+        )
         told, scores = {}, {}
         for judge, fake in ((self.wanted, painted), (self.given, taken)):
             told[f"verdict.{judge.name}"], scores[judge.name] = judge.told(fake, batch[judge.name], epoch, streams)
@@ -132,14 +143,17 @@ class CycleTranslation(Translation):
             loss = loss + recipe.identity * (told["same.wanted"] + told["same.given"])
         return {"loss": loss} | {key: value.detach() for key, value in told.items()}
 
-    def _passed(self, generator: nn.Module, x: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _passed(self, name: str, x: Tensor, own: Tensor, streams: Streams) -> tuple[Tensor, Tensor | None]:
         """(x translated, what is of the generator's own domain, given to it; None where that is not asked for)"""
+        generator, kind = self.modules[name], x.dtype
+        x = self.seen(x, streams, name)
         if not self.recipe.identity:
-            return generator(x).to(x.dtype), None
+            return generator(x).to(kind), None
+        own = self.seen(own, streams, f"{name}.own")
         if self.recipe.together:
-            made, same = generator(torch.cat([x, own])).to(x.dtype).split(len(x))
+            made, same = generator(torch.cat([x, own])).to(kind).split(len(x))
             return made, same
-        return generator(x).to(x.dtype), generator(own).to(x.dtype)
+        return generator(x).to(kind), generator(own).to(kind)
 
     def _round_trip(self, again: Tensor, first: Tensor, judge: Judged, became: Tensor, streams: Streams) -> Tensor:
         """Weighted error between a picture and what came back. became: score of what it was in between."""

@@ -52,7 +52,7 @@ def tiny() -> TranslatorRecipe:
         title="The smallest translator that has every part",
         licence="Apache-2.0",
         data=DataRecipe(source="toy", given="toy", size=(16, 16), jitter=2, validation=8),
-        generator=ResnetRecipe(channels=8, blocks=1),
+        generator=ResnetRecipe(channels=8, blocks=1, grain=1),
         critic=PatchRecipe(channels=8, layers=2),
         objective=TranslateRecipe(judged=JudgedRecipe(history=4)),
         loop=loop,

@@ -1,7 +1,7 @@
 """The translating painter: a picture in, the same in another manner out. Thin; networks and tiles do the work.
 
-Nothing is drawn by chance: the same picture always becomes the same, whatever the seed, and words are not read. A request's
-`start` is the picture; its strength says how much of the translation is laid over it, its mask where.
+Words are not read, and the seed says only how brush strokes fall, where a generator has grain; without, nothing is drawn by
+chance. A request's `start` is the picture; its strength says how much of the translation is laid over it, its mask where.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...base.errors import InputError
 from ...base.images import resize, to_pixels, to_tensor
 from ...base.recipe import check
 from ...base.runtime import versions
+from ...base.streams import stream
 from .knobs import TranslatorKnobs
 from .recipe import ModelRecipe
 from .tiles import Canvas, bytes_per_pixel, count, mirrored, through, tile_for
@@ -91,7 +92,8 @@ class TranslatorPainter:
         painted = pixels if knobs.strokes == 1 else resize(pixels, (smaller[0], smaller[1]))
         canvas = mirrored(to_tensor(painted)[None].to(self.device, self.precision), step)
         if self._each is None:
-            self._each = bytes_per_pixel(self.networks[0], step, canvas.pixels)
+            channels = canvas.pixels.shape[1] + self.recipe.generator.grain
+            self._each = bytes_per_pixel(self.networks[0], step, channels, canvas.pixels)
         tile = tile_for(canvas.pixels, step, self._each, knobs.memory)
         return _Task(request, start, knobs, pixels, white, canvas, tile)
 
@@ -109,9 +111,11 @@ class TranslatorPainter:
         x, done = task.canvas.pixels, 0
         total = len(self.networks) * count(x, step, task.tile)
         yield Started(identity, total)
+        grain, drawn = self.recipe.generator.grain, stream(task.request.seed)
         for network in self.networks:
             made = x
-            for made in through(network, x, step, task.tile):
+            noise = drawn.normal((1, grain, *x.shape[2:])).to(x) if grain else None
+            for made in through(network, x, step, task.tile, noise):
                 done += 1
                 shown = self._shown(task, made) if previews else None
                 yield Progress(identity, done, total, shown)

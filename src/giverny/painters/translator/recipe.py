@@ -115,6 +115,8 @@ class TranslatorRecipe(Frozen):
             raise ValueError("objective.judged.mixing_form = 'image' (with mixing) and critic.image = true want each other")
         if isinstance(self.objective, PatchTranslateRecipe) and generator.family != "resnet":
             raise ValueError("an objective of patches wants a generator of family 'resnet', whose maps it compares")
+        if isinstance(self.objective, PatchTranslateRecipe) and generator.grain:
+            raise ValueError("an objective of patches wants generator.grain = 0: noise is in none of the maps it compares")
         if isinstance(self.objective, TranslateRecipe) and self.objective.together and generator.norm != "instance":
             raise ValueError("objective.together wants instance norm, which does not see what else is in the batch")
         return self
@@ -132,7 +134,7 @@ class TranslatorRecipe(Frozen):
             assert isinstance(forth, ResnetGenerator)
             return PatchTranslation(forth, Projections(tuple(forth.looks.values())), self.judged("wanted"), self.objective)
         back = self.generator.build()
-        return CycleTranslation(forth, back, self.judged("wanted"), self.judged("given"), self.objective)
+        return CycleTranslation(forth, back, self.judged("wanted"), self.judged("given"), self.objective, self.generator.grain)
 
 
 class ModelRecipe(Frozen):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ...autoencoders.tiled import LiveBytes, Span, spans
 from ...base.errors import InputError
+from ...base.images import beside
 
 MARGIN, FEATHER = 32, 64  # pixels at a tile's cut edges that are thrown away, and over which neighbours are blended
 PROBE = 64  # pixels along a side of the piece whose memory is measured
@@ -85,11 +86,11 @@ def sharing(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def bytes_per_pixel(network: nn.Module, step: int, like: Tensor) -> float:
-    """Memory of one picture's way through the network for each of its pixels, measured on a small piece."""
+def bytes_per_pixel(network: nn.Module, step: int, channels: int, like: Tensor) -> float:
+    """Memory of one picture's way through the network for each of its pixels, measured on a small piece of so many channels."""
     side = math.ceil(PROBE / step) * step
     with LiveBytes() as counted:
-        network(like.new_zeros(1, like.shape[1], side, side))
+        network(like.new_zeros(1, channels, side, side))
     return counted.most / side**2
 
 
@@ -123,24 +124,25 @@ def _spans(side: int, step: int, tile: int) -> list[Span]:
 
 
 @torch.no_grad()
-def through(network: nn.Module, pixels: Tensor, step: int, tile: int | None) -> Iterator[Tensor]:
+def through(network: nn.Module, pixels: Tensor, step: int, tile: int | None, noise: Tensor | None = None) -> Iterator[Tensor]:
     """What the network makes of a picture (1, C, H, W), whose sides `step` divides; once for each tile, the last is whole.
 
-    float32 or better, until then with zeros where nothing has been made yet.
+    float32 or better, until then with zeros where nothing has been made yet. noise: (1, grain, H, W), if the network wants it.
     """
     if tile is None:
-        made = network(pixels)
+        made = network(beside(pixels, noise))
         yield made.to(torch.promote_types(made.dtype, torch.float32))
         return
     shared = sharing(network)
     scale = min(1.0, tile / math.sqrt(pixels.shape[2] * pixels.shape[3]))  # as many pixels as a tile
     small = [max(2, math.floor(side * scale / step)) * step for side in pixels.shape[2:]]
-    shared(F.interpolate(pixels.float(), small, mode="bilinear", antialias=True).to(pixels.dtype))
+    little = F.interpolate(pixels.float(), small, mode="bilinear", antialias=True).to(pixels.dtype)
+    shared(beside(little, None if noise is None else noise[..., : small[0], : small[1]]))
     whole = torch.zeros_like(pixels, dtype=torch.promote_types(pixels.dtype, torch.float32))
     for top in _spans(pixels.shape[2], step, tile):
         for left in _spans(pixels.shape[3], step, tile):
             y, x = top.start * step, left.start * step
             cut = (..., slice(y, y + len(top.weights)), slice(x, x + len(left.weights)))
             weights = (top.weights[:, None] * left.weights).to(whole)
-            whole[cut] += weights * shared(pixels[cut])
+            whole[cut] += weights * shared(beside(pixels[cut], None if noise is None else noise[cut]))
             yield whole

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ...base.contracts import Batch, Objective, Source, StageJob, Trained
 from ...base.errors import InputError
 from ...base.files import fingerprint, fingerprint_tensors
+from ...base.images import beside
 from ...base.runtime import derive_seed, seeded
+from ...base.streams import stream
 from ...checkpoints.native import fill
 from ...data.crops import held_out, thinned
 from ...data.loader import Kept, Loader
@@ -85,10 +87,10 @@ class TranslatorWorkshop:
         )  # fmt: skip
 
         def batches(start: int) -> Iterator[Batch]:
-            for batch in loader.stream(start):
-                yield batch | {"given": self._so_far(batch["given"])}
+            for step, batch in enumerate(loader.stream(start), start):
+                yield batch | {"given": self._so_far(batch["given"], derive_seed(loop.seed, self.world.rank, step))}
 
-        fixed = {"given": self._so_far(self._fixed(self.source.given, self.held_given))}
+        fixed = {"given": self._so_far(self._fixed(self.source.given, self.held_given), derive_seed(loop.seed, "held out"))}
         return objective, batches, fixed | {"wanted": self._fixed(self.source.wanted, self.held_wanted)}
 
     def _fixed(self, source: Source, rows: Any) -> Tensor:
@@ -100,15 +102,16 @@ class TranslatorWorkshop:
         return pixels
 
     @torch.no_grad()
-    def _so_far(self, pixels: Tensor) -> Tensor:
-        """Given pictures as the finished stages translate them, one by one."""
+    def _so_far(self, pixels: Tensor, seed: int) -> Tensor:
+        """Given pictures as the finished stages translate them, one by one. seed: of the noise that they are shown."""
         if not self.made:
             return pixels
-        made = []
+        made, grain, drawn = [], self.recipe.generator.grain, stream(seed)
         for one in pixels:
             picture = one[None].to(self.device)
             for network in self.made:
-                picture = network(picture)
+                noise = drawn.normal((1, grain, *picture.shape[2:])) if grain else None
+                picture = network(beside(picture, noise))
             made.append(picture)
         return torch.cat(made)
 
