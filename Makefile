@@ -40,7 +40,7 @@ check: $(VENV)/.dev   ## style and types
 
 # Every model that ships, from its raw data on. PRESET=gpu: on a GPU, in calls of under ten minutes until all is done.
 # One alone: make shelf-wardrobe.
-SHELF  := fashion-mnist wardrobe wardrobe-cc0
+SHELF  := fashion-mnist wardrobe wardrobe-cc0 monet
 PRESET :=
 ARGS    = $(if $(PRESET),--preset $(PRESET) --pause-after 9m)
 
@@ -51,7 +51,7 @@ shelf-wardrobe shelf-wardrobe-cc0: shelf-%: data-%
 data-%: $(VENV)/.base
 	$(RUN) giverny data prepare $*
 
-# Not on the shelf yet. A GAN's last step is not its best: checkpoints are chosen from, by judges that are trained first.
+# A GAN's last step is not its best: checkpoints are chosen from, by judges that are trained first.
 shelf-monet: $(VENV)/.base
 	$(RUN) giverny train monet-a --out runs/judges/monet-a --resume
 	$(RUN) giverny train monet-b --out runs/judges/monet-b --resume

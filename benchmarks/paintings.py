@@ -239,7 +239,7 @@ def sheet_of(photographs: np.ndarray, made: np.ndarray, names: Sequence[str], pa
     chosen = [index for crops in seen.values() for index in crops[:2]]
     if not chosen:
         raise InputError("a pattern that some test photographs match", repr(pattern))
-    columns = min(columns, len(chosen))
+    columns = math.ceil(len(chosen) / math.ceil(len(chosen) / columns))  # rows of about as many
     blank = np.full_like(photographs[0], 255)
     rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
     pictures = [

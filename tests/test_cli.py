@@ -166,6 +166,7 @@ def test_models_lists_shows_and_adds(tiny, tmp_path):
     run("models", "add", tiny, "--name", "mine", "--replace")
     assert events("models", "show", "mine")[0]["family"] == "diffusion"
     run("paint", "a ring", "-m", "mine", "-o", tmp_path)
+    assert "equal" in run("reproduce", tmp_path / "00000.png").output  # found by the name it was given
 
 
 def test_data_lists_with_licence_and_says_where_to_get():

@@ -31,6 +31,16 @@ ALL = [
 ]
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.toml")))
+def test_a_checked_recipe_is_taken_as_it_is(name):
+    """A setting that says "none", where leaving it out means a number, once became that number on the way to the trainer."""
+    recipe = load_recipe(FOLDER / f"{name}.toml")
+    assert load_recipe(recipe) == recipe
+    assert (
+        load_recipe(recipe, ["loop.clip=none"] if hasattr(recipe, "loop") else ["name=other"]) != recipe or not recipe.loop.clip
+    )
+
+
 @pytest.mark.parametrize(("name", "preset"), ALL)
 def test_a_recipe_is_whole_and_its_networks_fit_together(name, preset):
     """Shapes alone, on torch's meta device: nothing is computed, whatever the size."""

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("shelf")
 
 
 def test_something_ships():
-    assert {"fashion-mnist", "wardrobe", "wardrobe-cc0"} <= {p.name for p in SHELF}
+    assert {"fashion-mnist", "monet", "wardrobe", "wardrobe-cc0"} <= {p.name for p in SHELF}
 
 
 @pytest.mark.parametrize("folder", SHELF, ids=lambda p: p.name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..base.contracts import Frozen, Source
 from ..base.errors import InputError, nearest
-from ..base.recipe import check, override, read_recipe, with_preset
+from ..base.recipe import check, override, read_recipe, to_toml, with_preset
 from ..data.catalog import open_named
 from ..data.joined import Joined
 from ..data.toy import ToyShapes
@@ -22,7 +22,7 @@ def load_recipe(
     """A checked recipe from a TOML file (or its data, or an already checked one), with one of its presets, then
     `key=value` overrides applied."""
     if isinstance(recipe, Frozen):
-        data, where = recipe.model_dump(mode="json", exclude_none=True), "recipe"
+        data, where = read_recipe(to_toml(recipe)), "recipe"  # which says "none" where leaving it out would mean a default
     else:
         where = "recipe" if isinstance(recipe, Mapping) else str(recipe)
         data = dict(recipe) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))

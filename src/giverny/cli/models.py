@@ -102,16 +102,17 @@ def add(model: Path, name: str | None, place: Path | None, replace: bool, copy: 
     else:
         target = _add_own(model, name, place, replace)
     voice.event("added", name=target.name, folder=target)
-    looks = read_card(target).family in judges()
-    use = f"giverny measure WHAT --judge {target.name}" if looks else f"giverny paint PROMPT -m {target.name}"
-    voice.say(f"{target.name} is now in {target}; use it: {use}")
+    card = read_card(target)
+    uses = {"picture to picture": f"translate PHOTO --to {target.name}"}
+    use = f"measure WHAT --judge {target.name}" if card.family in judges() else f"paint PROMPT -m {target.name}"
+    voice.say(f"{target.name} is now in {target}; use it: giverny {uses.get(card.task, use)}")
 
 
 def _add_own(model: Path, name: str | None, place: Path | None, replace: bool) -> Path:
     from ..assembly import find_model, user_models
     from ..assembly.published import SOURCE
     from ..base.errors import InputError
-    from ..checkpoints.native import CARD, check_files, read_card
+    from ..checkpoints.native import CARD, check_files, read_card, write_card
 
     source = find_model(model)
     card = read_card(source)
@@ -124,6 +125,8 @@ def _add_own(model: Path, name: str | None, place: Path | None, replace: bool) -
     staged.mkdir(parents=True)
     for file in (*card.files, CARD):
         shutil.copy2(source / file, staged / file)
+    if card.name != target.name:  # what it paints says by which name to find it again
+        write_card(staged, card.model_copy(update={"name": target.name}))
     if (source / SOURCE).is_dir():  # a published model's own files
         shutil.copytree(source / SOURCE, staged / SOURCE)
     if target.exists():

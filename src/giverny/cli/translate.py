@@ -12,12 +12,10 @@ from ..painters.translator.knobs import TranslatorKnobs
 from .knob_flags import knob_flags
 from .voice import Voice, speaks
 
-MONET = "monet"
-
 
 @click.command("translate")
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
-@click.option("--to", "model", default=MONET, show_default=True, help="A name from `giverny models`, or a model folder.")
+@click.option("--to", "model", default="monet", show_default=True, help="A name from `giverny models`, or a model folder.")
 @click.option(
     "-o",
     "out",
@@ -69,7 +67,7 @@ def command(
     """
     from contextlib import closing
 
-    from ..assembly import models, open_painter
+    from ..assembly import open_painter
     from ..base.errors import InputError
     from ..base.recipe import override
     from ..pipelines.translate import jobs_for, translate
@@ -77,12 +75,6 @@ def command(
 
     wanted = parse_size(size) if size else None
     jobs = jobs_for(photos, out, f".{form}")
-    if model == MONET and model not in models() and not Path(model).exists():
-        remedy = (
-            "Train one: giverny train monet-cyclegan --preset cpu, giverny choose runs/monet-cyclegan, then giverny models add "
-            "runs/monet-cyclegan --name monet"
-        )
-        raise InputError("a model that translates", f"none by the name {MONET}, since none ships yet", remedy)
     painter = open_painter(model, device, precision)
     knobs = override({name: value for name, value in flags.items() if value is not None}, settings)
     if strength is None:
