@@ -168,10 +168,14 @@ def test_a_large_picture_goes_through_in_tiles_and_tells_of_each(painter):
     assert np.abs(whole - made).mean() < 8
 
 
-@pytest.mark.parametrize("generator", [ResnetRecipe(channels=2, blocks=1), UnetRecipe(channels=2, levels=4)])
+@pytest.mark.parametrize(
+    "generator",
+    [ResnetRecipe(channels=2, blocks=1), UnetRecipe(channels=2, levels=4), UnetRecipe(channels=2, levels=5, grain=2)],
+)
 def test_a_strip_however_long_goes_through(generator):
     canvas = tiles.mirrored(to_tensor(smooth(6000, 24))[None], generator.step)
-    *_, made = steps = list(tiles.through(generator.build().eval(), canvas.pixels, generator.step, 256))
+    noise = torch.randn(1, 2, *canvas.pixels.shape[2:]) if generator.grain else None
+    *_, made = steps = list(tiles.through(generator.build().eval(), canvas.pixels, generator.step, 256, noise))
     assert len(steps) > 20 and canvas.cut(made).shape == (1, 3, 24, 6000) and bool(torch.isfinite(made).all())
 
 
@@ -213,6 +217,14 @@ def test_larger_strokes_are_painted_smaller_and_enlarged(painter, strokes, small
     shown = [e.preview for e in painter.paint([begun(pixels).model_copy(update={"knobs": {"strokes": strokes}})], previews=True)
              if isinstance(e, Progress)]  # fmt: skip
     assert all(one.shape == (48, 64, 3) for one in shown)
+
+
+def test_strokes_may_be_as_the_size_asks(painter, monkeypatch):
+    monkeypatch.setattr("giverny.painters.translator.painter.PAINTED", 32)
+    small, large = smooth(40, 30), smooth(96, 64)
+    assert np.array_equal(ask(painter, begun(small), strokes=0), ask(painter, begun(small)))  # never painted larger
+    assert np.array_equal(ask(painter, begun(large), strokes=0), ask(painter, begun(large), strokes=2))
+    assert "0, or 1 and more" in ask(painter, begun(large), strokes=0.5)
 
 
 def test_several_translators_are_a_chain():
@@ -270,9 +282,9 @@ def test_the_recipe_that_ships_is_whole_and_fits_together(preset):
     assert isinstance(recipe, TranslatorRecipe) and recipe.licence and recipe.budget
     with torch.device("meta"):
         made = recipe.build()
-        x = torch.empty(1, 3, *recipe.data.size)
-        assert made.forth(x).shape == x.shape
-        assert made.judges[0].outputs(x)[0].shape[-1] == {None: 15, "cpu": 7, "gpu": 30, "small": 3}[preset]
+        x, noise = (torch.empty(1, channels, *recipe.data.size) for channels in (3, made.grain))
+        assert made.forth(beside(x, noise)).shape == x.shape
+        assert made.judges[0].outputs(x)[0].shape[-1] == {None: 15, "cpu": 3, "gpu": 30, "small": 3}[preset]
 
 
 def test_what_does_not_fit_together_is_refused_in_the_recipe():

@@ -1,6 +1,6 @@
 """What can be turned when a translator paints. Imported by the command line too, so nothing heavy in here."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...base.knobs import Knobs
 
@@ -12,7 +12,17 @@ class TranslatorKnobs(Knobs):
         2048, ge=0, le=1_000_000, description="MiB that translating may take: a larger picture is done in tiles; 0 is no limit"
     )
     strokes: float = Field(
-        1.0, ge=1, le=64, description="how many times as large strokes are: painted at a smaller size, then enlarged"
+        1.0,
+        ge=0,
+        le=64,
+        description="how many times as large strokes are: painted smaller, then enlarged; 0: as the picture's size asks",
     )
     denoise: int = Field(0, ge=0, le=4, description="median over so many pixels to each side of what was painted; 0 is off")
     sharpen: float = Field(0.0, ge=0, le=5, description="unsharp mask of so much, behind that; 0 is off")
+
+    @field_validator("strokes")
+    @classmethod
+    def _sound(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError(f"strokes wants 0, or 1 and more; given {value}")
+        return value

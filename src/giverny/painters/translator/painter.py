@@ -27,6 +27,7 @@ from .recipe import ModelRecipe
 from .tiles import Canvas, bytes_per_pixel, count, mirrored, through, tile_for
 
 LEAST = 8  # pixels along a side
+PAINTED = 320  # pixels of the shorter side that is painted where strokes are to be as the picture's size asks
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +89,9 @@ class TranslatorPainter:
         if min(high, wide) < LEAST:
             raise InputError(f"a picture of {LEAST} x {LEAST} pixels or more", f"{wide} x {high}")
         step = self.recipe.generator.step
-        smaller = tuple(max(LEAST, round(side / knobs.strokes)) for side in (wide, high))
-        painted = pixels if knobs.strokes == 1 else resize(pixels, (smaller[0], smaller[1]))
+        strokes = knobs.strokes or max(1.0, min(high, wide) / PAINTED)
+        smaller = tuple(max(LEAST, round(side / strokes)) for side in (wide, high))
+        painted = pixels if strokes == 1 else resize(pixels, (smaller[0], smaller[1]))
         canvas = mirrored(to_tensor(painted)[None].to(self.device, self.precision), step)
         if self._each is None:
             channels = canvas.pixels.shape[1] + self.recipe.generator.grain

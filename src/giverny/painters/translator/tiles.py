@@ -137,7 +137,8 @@ def through(network: nn.Module, pixels: Tensor, step: int, tile: int | None, noi
     scale = min(1.0, tile / math.sqrt(pixels.shape[2] * pixels.shape[3]))  # as many pixels as a tile
     small = [max(2, math.floor(side * scale / step)) * step for side in pixels.shape[2:]]
     little = F.interpolate(pixels.float(), small, mode="bilinear", antialias=True).to(pixels.dtype)
-    shared(beside(little, None if noise is None else noise[..., : small[0], : small[1]]))
+    down, across = (torch.arange(far, device=pixels.device) % side for far, side in zip(small, pixels.shape[2:], strict=True))
+    shared(beside(little, None if noise is None else noise[..., down[:, None], across]))  # not made smaller: it would be weaker
     whole = torch.zeros_like(pixels, dtype=torch.promote_types(pixels.dtype, torch.float32))
     for top in _spans(pixels.shape[2], step, tile):
         for left in _spans(pixels.shape[3], step, tile):
