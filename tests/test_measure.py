@@ -127,7 +127,7 @@ def test_intervals_hold_what_they_say(kind):
 
 
 def test_shares_and_means_have_intervals():
-    assert of_share(0, 10)[0] == 0 and 0.25 < of_share(0, 10)[1] < 0.31  # Wilson's: 0 to 0.2775
+    assert of_share(0, 69)[0] == 0 and of_share(69, 69)[1] == 1 and 0.25 < of_share(0, 10)[1] < 0.31  # Wilson's: 0 to 0.2775
     assert of_share(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
     assert of_mean(torch.tensor([1.0])) == (float("-inf"), float("inf"))
     low, high = of_mean(torch.tensor([1.0, 2.0, 3.0]))

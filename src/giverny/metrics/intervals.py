@@ -22,7 +22,7 @@ def of_share(hits: float, of: float) -> tuple[float, float]:
     share, scale = hits / of, 1 + Z * Z / of
     middle = (share + Z * Z / (2 * of)) / scale
     half = Z / scale * sqrt(share * (1 - share) / of + Z * Z / (4 * of * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (0.0 if not hits else middle - half), (1.0 if hits == of else middle + half)  # there rounding would show
 
 
 def of_mean(values: Tensor) -> tuple[float, float]:
