@@ -24,5 +24,5 @@ class TranslatorKnobs(Knobs):
     @classmethod
     def _sound(cls, value: float) -> float:
         if 0 < value < 1:
-            raise ValueError(f"strokes wants 0, or 1 and more; given {value}")
+            raise ValueError("wanted 0, or 1 and more")
         return value
