@@ -1,11 +1,12 @@
-"""Do photographs become paintings? Translators beside cheap tricks: photographs recoloured, blurred, in few tones.
+"""Do photographs become paintings? Translators beside cheap tricks: photographs recoloured, with noise, blurred, in few tones.
 
     python benchmarks/paintings.py monet --size 128 -o paintings.json      # any number of models, or none: the tricks alone
 
 The test photographs, crops of whole ones that no model or judge has learnt from, are brought to --size, translated, and held
 against the paintings of the train part (which were learnt from) and of the test part (which were not). What real paintings
 score is the last row: test paintings against the train part. Crops of one photograph are no independent pictures: intervals
-leave out whole photographs (the jackknife, Tukey 1958), of differences in both rows at once.
+leave out whole photographs (the jackknife, Tukey 1958), of differences in both rows at once. "formless" are the test paintings
+with the phases of their waves drawn anew: colours and roughness of paintings, and nothing to be seen.
 
 KID, FID and MiFID take the features of what looks: the judge monet-a, small pixels, and Inception where its weights are on
 this machine. FID and MiFID of so few pictures say something only beside rows of as many, and MiFID's threshold is Inception's.
@@ -44,7 +45,7 @@ from giverny.base.start import enclosed_pixels
 from giverny.compare.statistics import t_quantile
 from giverny.data.catalog import open_named
 from giverny.data.crops import CROP, photographs_of
-from giverny.data.tricks import blurred, matched, median, posterised
+from giverny.data.tricks import blurred, formless, matched, median, noisy, posterised
 from giverny.data.weights import at_hand
 from giverny.metrics import frechet, kernel
 from giverny.metrics.checkerboard import corner_energy
@@ -56,7 +57,8 @@ from giverny.metrics.scores import Sides, closeness
 from giverny.pipelines.image2image import paint_over
 
 PAINTINGS, PHOTOGRAPHS = "monet-paintings", "landscape-photos"
-REAL, UNTOUCHED_ROW, MATCHED = "test paintings", "untouched", "matched"
+REAL, UNTOUCHED_ROW, MATCHED, NOISY = "test paintings", "untouched", "matched", "noisy"
+NOISE = 16.0  # its spread, of 255
 TONES = 4  # of a channel of posterised photographs
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -265,10 +267,12 @@ def rows_of(args: argparse.Namespace, tell: Callable[[str], None]) -> tuple[list
     alike = tuple(
         np.stack([matched(p, paintings["train"][i]) for p, i in zip(photographs, of, strict=True)]) for of in drawn.tolist()
     )
+    rough = tuple(np.stack([noisy(p, NOISE, 1, chance) for p in draw]) for draw in alike)
     radius, side = args.size / 64, 2 * (args.size // 48) + 1  # of the blur; of the square that medians are taken of
     rows = [
         Row(UNTOUCHED_ROW, (photographs,), groups, {}),
         Row(MATCHED, alike, groups, {"like": "a painting of the train part, drawn at random", "seed": args.seed}),
+        Row(NOISY, rough, groups, {"like": "a painting of the train part, drawn at random", "seed": args.seed, "noise": NOISE}),
         Row("blurred", (np.stack([blurred(p, radius) for p in photographs]),), groups, {"radius": radius}),
         Row("median", (np.stack([median(p, side) for p in photographs]),), groups, {"side": side}),
         Row("posterised", (posterised(photographs, TONES),), groups, {"tones": TONES}),
@@ -278,7 +282,10 @@ def rows_of(args: argparse.Namespace, tell: Callable[[str], None]) -> tuple[list
         made, seconds, facts = translated(model, photographs, args.device)
         rows.append(Row(model, (made,), groups, facts, seconds))
     test = paintings["test"]
-    return [*rows, Row(REAL, (test,), np.arange(len(test)), {}, paired=False)], paintings
+    lost = tuple(np.stack([formless(p, chance) for p in test]) for _ in range(args.draws))
+    each = np.arange(len(test))
+    rows += [Row("formless", lost, each, {"seed": args.seed}, paired=False), Row(REAL, (test,), each, {}, paired=False)]
+    return rows, paintings
 
 
 def eyes_of(judge: str, device: str) -> list[Instrument]:
@@ -310,7 +317,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", help="translators: names from `giverny models`, or folders")
     add("--size", type=int, default=128, help="side that all pictures are brought to, in pixels")
-    add("--draws", type=int, default=5, help="times that photographs are matched to paintings")
+    add("--draws", type=int, default=5, help="times that photographs are matched to paintings, and noise drawn")
     add("--seed", type=int, default=0, help="of these draws")
     add("--judge", default="monet-a", help="the judge whose features are compared")
     add("--second", default="monet-b", help="the judge that says which pictures are paintings")
@@ -350,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             kept += [{"row": row, **score.model_dump(mode="json")} for row, found in told.items() for score in found.values()]
             where = f"{len(paintings[reference])} paintings of the {reference} part, as {eye.name} sees them"
             console.print(table_of(f"Against {where}", told))
-            cheap = {name: kids[name] for name in (UNTOUCHED_ROW, MATCHED)}
+            cheap = {name: kids[name] for name in (UNTOUCHED_ROW, MATCHED, NOISY)}
             sentences += [f"Against {where}: {verdict(model, kids[model], cheap)}" for model in args.models]
     for sentence in sentences:
         console.print(sentence, soft_wrap=True)

@@ -699,9 +699,25 @@ better = "lower"
     assert table.controls[0].winner is None and {v.said for v in table.verdicts} == {"unknown"}
 
 
+def test_a_control_may_be_another_cell_made_worse(toy: Toy, tmp_path: Path) -> None:
+    of_two = HALF + HALF.replace("half the time", "half of two") + 'against = "two"\n'
+    recipe = read(BASE + OTHERS + of_two, tmp_path)
+    plain, other, two, _, half, half_of_two = cells(recipe)
+    assert half.against is None and half_of_two.against == two.label and half_of_two.overrides == two.overrides
+    assert (half_of_two.values, half_of_two.share, half_of_two.label) == (two.values, 0.5, "control half of two")
+    table = run(toy, BASE + OTHERS + of_two, tmp_path)
+    assert [(v.first, v.winner) for v in table.controls] == [(one.label, one.label) for one in (plain, two)]
+    assert f"height finds control half of two worse than {two.label}" in table.instrument
+    noisy = BASE + OTHERS + HALF + HALF.replace("0.5", "1.0").replace("half the time", "as good") + 'against = "two"\n'
+    table = run(toy, noisy + 'overrides = ["noise=0.11"]\n', tmp_path)
+    assert f"height cannot judge {two.label} here" in table.instrument and {v.said for v in table.verdicts} == {"unknown"}
+    assert other.label in {v.second for v in table.verdicts}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (OTHERS + HALF + 'against = "tow"', "two"),
         (OTHERS.replace('against = "two"', 'against = "tow"'), "two"),
         (OTHERS.replace("seeds = 1", "seeds = 0"), "seeds"),
         (HALF + 'score = "spread"\nbetter = "lower"\n', "spread"),

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from giverny.base.errors import InputError
-from giverny.compare.statistics import ALPHA, UNKNOWN, Paired, Scored, Verdict, holm, judge, paired, t_quantile, t_tails
+from giverny.compare.statistics import (
+    ALPHA,
+    UNKNOWN,
+    Paired,
+    Scored,
+    Verdict,
+    Worse,
+    holm,
+    judge,
+    paired,
+    t_quantile,
+    t_tails,
+)
 
 FREEDOM = (1, 2, 3, 4, 5, 6, 9, 10, 29, 100, 1001)
 values = st.floats(-1e6, 1e6).map(lambda x: x if abs(x) > 1e-100 else 0.0)  # squares of smaller ones vanish in scipy
@@ -163,7 +175,7 @@ def family(chance: np.random.Generator, cells: int, seeds: int, effects: Sequenc
 def judged(outcomes: Any, controls: Sequence[str] = (), better: Any = "higher") -> tuple[str, list[Verdict], list[Verdict]]:
     base, *others = [name for name in outcomes if name not in controls]
     score = Scored("score", outcomes, better)
-    return judge(score, [(base, other) for other in others], base, dict.fromkeys(controls, score))
+    return judge(score, [(base, other) for other in others], base, dict.fromkeys(controls, Worse(base, score)))
 
 
 @pytest.mark.parametrize("seeds", [3, 6])
@@ -269,10 +281,30 @@ def test_a_control_may_have_a_score_of_its_own() -> None:
     score = Scored("KID", kid, "lower")
     for structure, able in (({0: 0.2, 1: 0.25, 2: 0.1}, True), ({0: 0.7, 1: 0.6, 2: 0.9}, False)):
         other = Scored("SSIM", {"base": {0: 0.8, 1: 0.7, 2: 0.75}, "no cycle": structure}, "higher")
-        worth, tested, verdicts = judge(score, [("base", "other")], "base", {"no cycle": other})
+        worth, tested, verdicts = judge(score, [("base", "other")], "base", {"no cycle": Worse("base", other)})
         assert (verdicts[0].said == "better") == able and (tested[0].winner == "base") == able
         assert verdicts[0].winner == ("other" if able else None)
         assert ("SSIM finds no cycle worse" in worth) == able and ("KID cannot judge here: SSIM does not" in worth) != able
+
+
+def test_a_control_of_another_cell_tells_of_comparisons_with_that_cell_alone() -> None:
+    """A judge of paintings may see what is wrong with a translator, and not what is with a network that paints from noise."""
+    outcomes = {"base": A, "x": B, "noise": {0: 5.0, 1: 5.1, 2: 5.2}, "y": {0: 6.0, 1: 6.2, 2: 6.1}}
+    pairs = [("base", "x"), ("base", "noise"), ("noise", "y")]
+    for worse, able in (([9.0, 9.1, 9.3], True), ([5.1, 5.0, 5.2], False)):
+        told = outcomes | {"bad": {0: 9.0, 1: 9.4, 2: 9.1}, "bad noise": dict(enumerate(worse))}
+        score = Scored("KID", told, "lower")
+        controls = {"bad": Worse("base", score), "bad noise": Worse("noise", score)}
+        worth, tested, verdicts = judge(score, pairs, "base", controls)
+        assert [v.first for v in tested] == ["base", "noise"] and "KID finds bad worse than base" in worth
+        assert verdicts[0].said == "better" and [v.said != "unknown" for v in verdicts[1:]] == [able, able]
+        if able:
+            assert "KID finds bad noise worse than noise" in worth and verdicts[2].winner == "noise"
+        else:
+            assert worth.startswith("KID cannot judge noise here: it does not find bad noise worse than noise (")
+            assert all("cannot judge noise" in v.sentence for v in verdicts[1:])
+    alone = judge(score, [("base", "x")], "base", {"bad noise": Worse("noise", score)})
+    assert alone[2][0].said == "better", "a cell without controls of its own goes by the base's, of which there is none"
 
 
 def test_cells_of_fewer_seeds_are_compared_over_those_that_both_have() -> None:

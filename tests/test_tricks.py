@@ -30,7 +30,7 @@ from giverny.data.head import Head
 from giverny.data.joined import Joined
 from giverny.data.loader import Loader
 from giverny.data.toy import ToyShapes
-from giverny.data.tricks import FORMS, blurred, matched, median, posterised, reformed
+from giverny.data.tricks import FORMS, blurred, formless, matched, median, noisy, posterised, reformed
 from giverny.judges.classifier import JUDGE
 from giverny.judges.classifier.examples import choose_examples
 from giverny.judges.classifier.hard import HardRecipe, hardened
@@ -38,6 +38,7 @@ from giverny.judges.classifier.recipe import ClassifierRecipe, DataRecipe
 from giverny.metrics import kernel
 from giverny.metrics.pairs import edge_correlation, edges
 from giverny.pipelines.pairs import compare_pairs
+from giverny.training.parallel import World
 from test_judges import fresh
 
 pytestmark = pytest.mark.xdist_group("contract")
@@ -87,7 +88,8 @@ def recipe_of(home: Path, **changes: Any) -> ClassifierRecipe:
 def judged(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A judge after a moment of learning, hard negatives among what it learns from, and its run."""
     run = tmp_path_factory.mktemp("judge")
-    more = {"loop.steps": 60, "loop.batch": 24, "loop.learning_rate": 5e-3, "loop.average": 0.9, "hard.of": "photograph"}
+    more = {"loop.steps": 60, "loop.batch": 24, "loop.learning_rate": 5e-3, "loop.average": 0.9, "hard.of": "photograph",
+            "hard.formless": 0.15}  # fmt: skip
     for _ in train(recipe_of(sets, **more), run, device="cpu"):
         pass
     return SimpleNamespace(run=run, judge=open_judge(run, "cpu"))
@@ -162,11 +164,32 @@ def test_forms_do_what_they_say():
     windows = np.lib.stride_tricks.sliding_window_view(picture, (3, 3), (0, 1)).reshape(22, 18, 3, 9)
     assert np.array_equal(inner, np.median(windows, axis=3))
     assert blurred(picture, 2).std() < 0.5 * picture.std()
+    grey = np.full((24, 21, 3), 128, np.uint8)
+    for grain in (1, 2):
+        noise = noisy(grey, 20, grain, chance) - 128.0
+        assert abs(noise.mean()) < 4 and abs(noise.std() - 20) < 3
+        cells = noise[: 24 // grain * grain, : 21 // grain * grain].reshape(24 // grain, grain, 21 // grain, grain, 3)
+        assert np.ptp(cells, (1, 3)).max() == 0 and np.ptp(noise[:, ::grain, 0]) > 0
     draws = [int(draw) for draw in chance.integers(0, 2**64, 200, dtype=np.uint64)]
     made = [reformed(picture, draw) for draw in draws]
     assert all(np.array_equal(reformed(picture, draw), one) for draw, one in zip(draws[:20], made, strict=False))
     assert {draw % len(FORMS) for draw in draws} == set(range(len(FORMS)))
     assert all(one.shape == picture.shape and one.dtype == np.uint8 and (one != picture).any() for one in made)
+
+
+def test_without_its_forms_a_picture_keeps_colours_and_the_strength_of_its_waves():
+    chance = np.random.default_rng(fresh())
+    picture = 118 + np.rint(10 * chance.random((20, 15, 3)) + np.linspace(0, 9, 20)[:, None, None]).astype(np.uint8)
+    lost = formless(picture, chance)
+    assert lost.dtype == np.uint8 and lost.shape == picture.shape
+    ours, theirs = (np.abs(np.fft.fft2(x.astype(float), axes=(0, 1))) for x in (picture, lost))
+    assert np.abs(ours - theirs).max() < 60, "whole values: 300 rounded pixels, each by half at most"
+    centred = [(x - x.mean((0, 1))).reshape(-1, 3) for x in (picture.astype(float), lost.astype(float))]
+    assert np.allclose(centred[0].T @ centred[0], centred[1].T @ centred[1], rtol=0.1, atol=300), (
+        "colours go together as before"
+    )
+    assert abs(np.corrcoef(centred[0][:, 0], centred[1][:, 0])[0, 1]) < 0.5
+    assert (formless(picture, chance) != lost).any()
 
 
 # -- sets that are a class each --------------------------------------------------------------------------------------------
@@ -228,9 +251,9 @@ def test_hard_negatives_are_a_function_of_seed_and_step(sets):
     showing = examples.showing("class", "photograph")
     loader = Loader(joined, size=(32, 32), channels=3, batch=48, seed=seed, subset=examples.kept, workers=0)
 
-    def made(step, share=0.5, own=seed):
+    def made(step, share=0.5, own=seed, formless=0.0):
         plain = loader.batch_at(step)
-        return plain, hardened(plain, HardRecipe(of="photograph", share=share), showing, loader, step, own)
+        return plain, hardened(plain, HardRecipe(of="photograph", share=share, formless=formless), showing, loader, step, own)
 
     changed, photographs = [], []
     for step in range(6):
@@ -244,6 +267,24 @@ def test_hard_negatives_are_a_function_of_seed_and_step(sets):
     assert abs(hit[ours].mean() - 0.75) < 0.15, "colours in a half, forms in a half: one or both in three quarters"
     assert ours.any() and not ours.all() and not hit[~ours].any(), "a painting stays as it is"
     assert (made(0, share=1.0)[1]["pixels"] != plain["pixels"]).any()
+    assert not any(made(step)[1]["formless"].any() for step in range(6))
+    drawn = [made(step, formless=0.4) for step in range(6)]
+    lost = np.concatenate([hard["formless"].numpy() for _, hard in drawn])
+    changed = np.concatenate([(hard["pixels"] != plain["pixels"]).flatten(1).any(1).numpy() for plain, hard in drawn])
+    assert abs(lost[ours].mean() - 0.4) < 0.17 and abs(lost[~ours].mean() - 0.4) < 0.17, "of all classes"
+    assert np.array_equal(changed, hit | lost), "and the others as before"
+
+
+def test_what_has_lost_its_forms_is_taught_as_no_painting(sets, tmp_path):
+    recipe = recipe_of(sets, **{"loop.batch": 48, "hard.of": "photograph", "hard.formless": 0.5})
+    workshop = JUDGE.workshop(recipe, two_sets(sets), tmp_path, World(), torch.device("cpu"))
+    (job,) = workshop.jobs()
+    _, batches, held = job.start()
+    values, plain = next(batches(0))["values"][:, 0], workshop.examples.values[:, 0]
+    rows, photographs = workshop._loader(48, recipe.loop.seed, workshop.examples.kept, (0, 1)).rows_at(0)[1], 1
+    assert (values.numpy()[plain[rows] == photographs] == photographs).all(), "photographs stay what they are"
+    assert 0.2 < values.numpy()[plain[rows] != photographs].mean() < 0.8, "and so many paintings become what they are not"
+    assert held["values"].sum() == plain[workshop.examples.held].sum(), "what is held out is as it is"
 
 
 def test_a_judge_learns_from_two_sets_not_to_be_taken_in(sets, judged):
@@ -251,7 +292,7 @@ def test_a_judge_learns_from_two_sets_not_to_be_taken_in(sets, judged):
     assert judge.attributes == {"class": ("painting", "photograph")}
     card = read_card(judged.run / "model")
     assert card.data["sets"]["photograph"] == {"name": paintings.PHOTOGRAPHS, "pictures": 48} and card.data["pictures"] == 72
-    assert card.recipe["trained"]["hard"] == {"of": "photograph", "share": 0.5}
+    assert card.recipe["trained"]["hard"] == {"of": "photograph", "share": 0.5, "formless": 0.15}
     rough, smooth = (np.stack([make(chance) for _ in range(20)]) for make in (painted, photographed))
     recoloured = np.stack([matched(a, b) for a, b in zip(smooth, rough, strict=True)])
     share = [float((judge.look(p).probabilities["class"].argmax(1) == 0).mean()) for p in (rough, smooth, recoloured)]

@@ -19,7 +19,7 @@ from ..base.errors import InputError, choose
 from ..base.files import atomic_write
 from ..base.recipe import read_recipe
 from ..base.runtime import pick_device
-from ..checkpoints.native import write_model
+from ..checkpoints.native import read_card, write_model
 from ..compare.losses import Foretold, foretold_by
 from ..compare.report import CHECKPOINTS, write_report
 from ..data.parted import Chosen
@@ -34,7 +34,7 @@ from .atelier import JUDGED, OF_KINDS
 from .instruments import cache_folder, open_instrument, open_part
 from .opening import family, open_judge, open_painter
 from .reading import load_recipe, open_data
-from .training import card_of
+from .training import MACHINE, card_of
 
 COUNT = 100  # pictures of a painter that begins from nothing
 SAID = ("n", "n_reference", "reference", "features", "given", "size", "rows")  # of a score's conditions, on the card
@@ -141,8 +141,13 @@ class Run:
         """Write the model of a checkpoint. facts: for its card."""
         made, place = self.trained(step), pick_device(self.device)
         card = card_of(self.recipe, self.source, made, self.folder, place)
-        told = {**card.training, "checkpoint": {"step": step, "of": list(self.checkpoints), **facts}}
+        told = {**card.training, **self._machine(), "checkpoint": {"step": step, "of": list(self.checkpoints), **facts}}
         write_model(folder, card.model_copy(update={"training": told}), made.networks, made.extras)
+
+    def _machine(self) -> dict[str, Any]:
+        """What the run trained on, where it has ended: the machine that chooses may be another one."""
+        known = read_card(self.folder / "model").training if (self.folder / "model" / "card.json").is_file() else {}
+        return {key: known[key] for key in ("device", *MACHINE) if key in known}
 
     def look(
         self,

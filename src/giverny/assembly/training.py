@@ -98,6 +98,9 @@ def facts_of(name: str) -> dict[str, str]:
     return {} if entry is None else {"name": entry.name, "licence": entry.licence, "homepage": entry.homepage}
 
 
+MACHINE = ("giverny", "torch", "python", "threads", "cpu_capability")  # what a card says of the machine of the training
+
+
 def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: torch.device, clock: Clock = "wall") -> Card:
     """The card of a finished run: what it was trained on, for how long, on which machine."""
     stages = {p.parent.name: json.loads(p.read_text("utf-8")) for p in sorted((run / "stages").glob("*/done.json"))}
@@ -111,7 +114,7 @@ def card_of(recipe: Any, source: Source, result: Trained, run: Path, device: tor
         data["sets"] = {label: size | facts_of(recipe.data.sets[label]) for label, size in sizes.items()}
     if (other := getattr(recipe.data, "photographs", None)) is not None:  # pictures of the other kind, where a model learns two
         data["photographs"] = {"name": other, **facts_of(other)}
-    machine = {k: v for k, v in describe_machine().items() if k in ("giverny", "torch", "python", "threads", "cpu_capability")}
+    machine = {k: v for k, v in describe_machine().items() if k in MACHINE}
     training = {
         "stages": {name: {k: v for k, v in note.items() if k != "identity"} for name, note in stages.items()},
         "hours": round(sum(note["seconds"] for note in stages.values()) / 3600, 3),

@@ -26,7 +26,7 @@ from ..base.errors import InputError, choose
 from ..base.files import atomic_write
 from ..base.recipe import Recipe, check, override, read_recipe
 from ..base.times import seconds
-from .statistics import Scored, Verdict, judge
+from .statistics import Scored, Verdict, Worse, judge
 
 Clock = Literal["wall", "processor"]
 Seed = Annotated[int, Field(ge=0, lt=2**40)]
@@ -76,7 +76,9 @@ class Change(Frozen):
     )
     given: bool = Field(True, description="begin from the experiment's given pictures, where it has some")
     seeds: int | None = Field(None, ge=1, description="of the seeds the first so many: 1 gives a value, and decides nothing")
-    against: str | None = Field(None, description="the value of the axis it is compared with, instead of the first")
+    against: str | None = Field(
+        None, description="the value of an axis it is compared with, instead of the first; of a control, that it is made of"
+    )
     published: str = Field("", description="what a publication says of it, to stand beside what is found")
 
     @property
@@ -103,7 +105,8 @@ class Axis(Frozen):
 
 
 class Control(Change):
-    """A cell known to be worse than the base. An instrument that does not find it so cannot judge here."""
+    """A cell known to be worse than the base, or than the one of the value it stands `against`. An instrument that does not
+    find it so cannot judge that cell."""
 
     name: Name
     share: float = Field(1.0, gt=0, le=1, description="of the budget of the others")
@@ -250,8 +253,19 @@ def cells(recipe: ExperimentRecipe) -> list[Cell]:
     for values in product(*(axis.changes.items() for axis in recipe.axis)):
         names = {axis.name: name for axis, (name, _) in zip(recipe.axis, values, strict=True)}
         found.append(_cell(recipe, names, [change for _, change in values]))
-    base = [next(iter(axis.changes.values())) for axis in recipe.axis]
-    return found + [_cell(recipe, found[0].values, [*base, control], control) for control in recipe.control]
+    return found + [_control(recipe, control) for control in recipe.control]
+
+
+def _control(recipe: ExperimentRecipe, control: Control) -> Cell:
+    """The cell that a control makes worse, the base unless it says another, and the control's own change."""
+    names = {axis.name: next(iter(axis.values)) for axis in recipe.axis}
+    base = _label(names)
+    if control.against is not None:
+        choose(control.against, [value for axis in recipe.axis for value in axis.values], f"value, for {control.name}")
+        names |= {axis.name: control.against for axis in recipe.axis if control.against in axis.values}
+    changes = [axis.changes[names[axis.name]] for axis in recipe.axis]
+    against = _label(names) if _label(names) != base else None
+    return _cell(recipe, names, [*changes, control], control).model_copy(update={"against": against})
 
 
 def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Change], control: Control | None = None) -> Cell:
@@ -355,10 +369,10 @@ def tabulate(recipe: ExperimentRecipe, rows: Sequence[Row]) -> Table:
         primary = Scored(recipe.primary, _outcomes(rows, recipe.primary), recipe.better)
         known = cells(recipe)
         own = {c.name: Scored(c.score, _outcomes(rows, c.score), c.better) for c in recipe.control if c.score and c.better}
-        worse = {cell.label: own.get(cell.control, primary) for cell in known if cell.control is not None}
+        base = known[0].label
+        worse = {c.label: Worse(c.against or base, own.get(c.control, primary)) for c in known if c.control is not None}
         # One seed where others have more is meant to show a direction, and costs those that decide nothing.
         able = [cell for cell in known if cell.control is None and len(recipe.seeds_of(cell)) > min(1, len(recipe.seeds) - 1)]
-        base = known[0].label
         if recipe.against == "base":
             pairs = [(cell.against or base, cell.label) for cell in able if cell.label != base]
         else:

@@ -169,32 +169,48 @@ class Scored(NamedTuple):
     better: Better
 
 
-def judge(
-    score: Scored, pairs: Sequence[tuple[str, str]], base: str, controls: Mapping[str, Scored]
-) -> tuple[str, list[Verdict], list[Verdict]]:
-    """(what the score is worth here, verdicts on controls, verdicts on pairs). controls: known to be worse than `base`, each
-    with the score that has to find it so, which may be another one.
+class Worse(NamedTuple):
+    """What a control is: a cell known to be worse than another, and the score that has to find it so."""
 
-    A score that does not find every control worse cannot judge here, and no pair is decided by it. Since all must be
-    found, their p need no correction (an intersection-union test, Berger 1982). A pair that could not be tested still
-    counts among those that p is corrected for.
+    than: str
+    by: Scored
+
+
+def judge(
+    score: Scored, pairs: Sequence[tuple[str, str]], base: str, controls: Mapping[str, Worse]
+) -> tuple[str, list[Verdict], list[Verdict]]:
+    """(what the score is worth here, verdicts on controls, verdicts on pairs).
+
+    A score that does not find every control worse than its cell cannot judge that cell, and decides no pair with it. Pairs
+    neither of which has controls go by those of `base`. Since all controls of a cell must be found, their p need no
+    correction (an intersection-union test, Berger 1982). A pair that could not be tested still counts among those that p
+    is corrected for.
     """
-    tested = [_verdict((base, name), _test(by.outcomes, base, name), by.better) for name, by in controls.items()]
-    blind = next((v for v in tested if v.winner != base), None)
-    if blind is not None:
-        why = blind.sentence.removeprefix(UNKNOWN)
-        by = controls[blind.second].name
-        unable = f"{score.name} cannot judge here: " + ("it" if by == score.name else by)
-        worth = f"{unable} does not find {blind.second} worse than {base} ({why})"
-        return worth, tested, [_unknown(pair, worth) for pair in pairs]
-    found = [_test(score.outcomes, *pair) for pair in pairs]
-    corrected = holm([1.0 if isinstance(f, str) else f.p for f in found])
-    verdicts = [_verdict(pair, f, score.better, *c) for pair, f, c in zip(pairs, found, corrected, strict=True)]
+    tested = [_verdict((than, name), _test(by.outcomes, than, name), by.better) for name, (than, by) in controls.items()]
+    blind: dict[str, str] = {}
+    for found in tested:
+        if found.winner != found.first and found.first not in blind:
+            seen, of = controls[found.second].by.name, "" if found.first == base else f"{found.first} "
+            unable = f"{score.name} cannot judge {of}here: " + ("it" if seen == score.name else seen)
+            why = found.sentence.removeprefix(UNKNOWN)
+            blind[found.first] = f"{unable} does not find {found.second} worse than {found.first} ({why})"
+    held = {control.than for control in controls.values()}
+
+    def compared(pair: tuple[str, str]) -> Paired | str:
+        of = [cell for cell in pair if cell in held] or [base]
+        return next((blind[cell] for cell in of if cell in blind), None) or _test(score.outcomes, *pair)
+
+    tests = [compared(pair) for pair in pairs]
+    corrected = holm([1.0 if isinstance(test, str) else test.p for test in tests])
+    verdicts = [_verdict(pair, test, score.better, *c) for pair, test, c in zip(pairs, tests, corrected, strict=True)]
     if not controls:
         return f"whether {score.name} would find a worse cell here is not known: there is no control", [], verdicts
-    finds = {by.name: [name for name, other in controls.items() if other.name == by.name] for by in controls.values()}
-    told = "; ".join(f"{name} finds {', '.join(worse)} worse than {base}" for name, worse in finds.items())
-    return told, tested, verdicts
+    finds: dict[tuple[str, str], list[str]] = {}
+    for name, (than, by) in controls.items():
+        if than not in blind:
+            finds.setdefault((than, by.name), []).append(name)
+    told = [f"{by} finds {', '.join(worse)} worse than {than}" for (than, by), worse in finds.items()]
+    return "; ".join([*blind.values(), *told]), tested, verdicts
 
 
 def _test(outcomes: Outcomes, first: str, second: str) -> Paired | str:

@@ -1,7 +1,9 @@
-"""What makes a photograph look a little like a painting without making it one: a painting's colours, blur, median, few tones.
+"""What makes a picture look a little like a painting without making it one: a painting's colours, blur, median, few tones,
+noise, a painting's spectrum without its forms.
 
 Whoever translates pictures has to do better than these; whoever judges translations must not be taken in by them. Histogram
-matching as in Gonzalez and Woods, "Digital Image Processing", 3.3.2.
+matching as in Gonzalez and Woods, "Digital Image Processing", 3.3.2; phases drawn anew as in Galerne, Gousseau and Morel 2011,
+"Random Phase Textures", 2.
 """
 
 from __future__ import annotations
@@ -51,15 +53,34 @@ def posterised(pixels: np.ndarray, tones: int) -> np.ndarray:
     return np.rint(steps * 255 / (tones - 1)).astype(np.uint8)[pixels]
 
 
-# By name: (uint8 (H, W, 3), strength in [0, 1)) -> the same shape.
-FORMS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "blurred": lambda pixels, strength: blurred(pixels, 0.5 + 2 * strength),
-    "median": lambda pixels, strength: median(pixels, 3 + 2 * int(3 * strength)),
-    "posterised": lambda pixels, strength: posterised(pixels, 3 + int(10 * strength)),
+def noisy(pixels: np.ndarray, spread: float, grain: int, chance: np.random.Generator) -> np.ndarray:
+    """uint8 (H, W, 3) with normal noise of this standard deviation added to squares of `grain` pixels, cut to 0 to 255."""
+    height, width = pixels.shape[:2]
+    noise = chance.normal(0, spread, (-(-height // grain), -(-width // grain), pixels.shape[2]))
+    found: np.ndarray = np.clip(np.rint(pixels + noise.repeat(grain, 0).repeat(grain, 1)[:height, :width]), 0, 255)
+    return found.astype(np.uint8)
+
+
+def formless(pixels: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """uint8 (H, W, C) whose waves are all as strong as they were, and lie anywhere: of forms nothing is left, of colours and
+    roughness all. Each wave is moved alike in all channels; the mean stays, up to the cut to 0 to 255."""
+    phases = np.angle(np.fft.fft2(chance.normal(size=pixels.shape[:2])))
+    phases[0, 0] = 0
+    moved = np.fft.fft2(pixels, axes=(0, 1)) * np.exp(1j * phases)[..., None]
+    found: np.ndarray = np.clip(np.rint(np.fft.ifft2(moved, axes=(0, 1)).real), 0, 255).astype(np.uint8)
+    return found
+
+
+# By name: (uint8 (H, W, 3), strength in [0, 1), chance) -> the same shape.
+FORMS: Mapping[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
+    "blurred": lambda pixels, strength, chance: blurred(pixels, 0.5 + 2 * strength),
+    "median": lambda pixels, strength, chance: median(pixels, 3 + 2 * int(3 * strength)),
+    "posterised": lambda pixels, strength, chance: posterised(pixels, 3 + int(10 * strength)),
+    "noisy": lambda pixels, strength, chance: noisy(pixels, 8 + 32 * strength, int(chance.integers(1, 3)), chance),
 }
 
 
 def reformed(pixels: np.ndarray, draw: int) -> np.ndarray:
     """uint8 (H, W, 3) changed by one of the forms; which and how far is a function of `draw`, 64 random bits."""
     form = list(FORMS.values())[draw % len(FORMS)]
-    return form(pixels, (draw >> 32) / 2**32)
+    return form(pixels, (draw >> 32) / 2**32, np.random.default_rng(draw))

@@ -84,6 +84,8 @@ class ClassifierWorkshop:
 
     def _with_values(self, batch: Batch) -> Batch:
         values = torch.from_numpy(self.examples.values[batch["indices"].numpy()])
+        if self.recipe.hard is not None and "formless" in batch:
+            values[batch["formless"]] = self.examples.attributes["class"].index(self.recipe.hard.of)
         return {"pixels": batch["pixels"].to(self.device), "values": values.to(self.device)}
 
     def _held(self) -> Batch:
