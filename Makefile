@@ -55,7 +55,7 @@ data-%: $(VENV)/.base
 shelf-monet: $(VENV)/.base
 	$(RUN) giverny train monet-a --out runs/judges/monet-a --resume
 	$(RUN) giverny train monet-b --out runs/judges/monet-b --resume
-	$(RUN) giverny train recipes/monet-cyclegan.toml --preset $(or $(PRESET),cpu) --out runs/monet --resume
+	$(RUN) giverny train recipes/monet-cyclegan.toml $(or $(ARGS),--preset cpu) --out runs/monet --resume
 	$(RUN) giverny choose runs/monet --features runs/judges/monet-a --judge runs/judges/monet-b --prompt "a painting"
 	$(RUN) giverny models add runs/monet --name monet --to src/giverny/shelf --replace
 

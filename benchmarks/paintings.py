@@ -317,7 +317,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", help="translators: names from `giverny models`, or folders")
     add("--size", type=int, default=128, help="side that all pictures are brought to, in pixels")
-    add("--draws", type=int, default=5, help="times that photographs are matched to paintings, and noise drawn")
+    add("--draws", type=int, default=5, help="times that photographs are matched to paintings, and noise and phases drawn")
     add("--seed", type=int, default=0, help="of these draws")
     add("--judge", default="monet-a", help="the judge whose features are compared")
     add("--second", default="monet-b", help="the judge that says which pictures are paintings")

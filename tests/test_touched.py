@@ -2,6 +2,7 @@
 pictures that were made to have it, and the same ones without."""
 
 import json
+import math
 import secrets
 
 import numpy as np
@@ -123,6 +124,12 @@ def test_the_command_tells_untouched_photographs_and_patterns(tmp_path):
     told = found["untouched"]
     assert told["value"] == 0.4 and told["conditions"]["up_to"] == UNTOUCHED and told["interval"][0] < 0.4 < told["interval"][1]
     assert sum(count for low, _, count in told["conditions"]["histogram"] if low < UNTOUCHED) == 4
+    assert sorted(told["conditions"]["named"]) == ["0", "1", "2", "3"]
+    said = CliRunner().invoke(cli, ["measure", str(tmp_path / "made"), "--against", str(tmp_path / "photographs"), "--pairs"])
+    assert "How far pictures changed" in said.output and "Untouched to the eye" in said.output
+    bars = {line.split()[0]: line.count("█") for line in said.output.splitlines() if "█" in line}
+    most = max(count for _, _, count in told["conditions"]["histogram"])
+    assert bars == {f"{low:g}": math.ceil(40 * n / most) for low, _, n in told["conditions"]["histogram"] if n}
     assert found["change"]["value"] > UNTOUCHED
     words = ("--features", "pixels", "--measures", "kid,checkerboard", "--json")
     made = run("measure", tmp_path / "made", "--against", tmp_path / "photographs", *words)

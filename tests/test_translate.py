@@ -262,6 +262,7 @@ VARIANTS = {
     "better cycles": (TranslateRecipe(cycle=CycleRecipe(weight_end=1, features_end=0.9)), False),
     "swapped": (TranslateRecipe(cycle=CycleRecipe(features=0.3, swapped=True)), False),
     "weighted": (TranslateRecipe(cycle=CycleRecipe(weighting="generated")), False),
+    "weighted, features": (TranslateRecipe(cycle=CycleRecipe(features=0.5, weighting="generated")), False),
     "weighted as printed": (TranslateRecipe(cycle=CycleRecipe(features=0.5, weighting="printed")), False),
     "patches": (PatchTranslateRecipe(places=10), False),
     "patches, no own": (PatchTranslateRecipe(places=1000, contrast_own=0), False),
@@ -270,7 +271,11 @@ VARIANTS = {
     ),
 }  # fmt: skip
 GRAINED = UnetRecipe(channels=4, levels=3, gain=0.1, doubling="resize", grain=2)
-GENERATORS = {"grain": GRAINED, "grain, together": GRAINED, "grain, no identity": GRAINED}  # other than the usual
+GENERATORS = {  # other than the usual
+    "grain": GRAINED, "grain, together": GRAINED, "grain, no identity": GRAINED,
+    "U-Net": UnetRecipe(channels=4, levels=3, gain=0.1),
+    "batch norm": ResnetRecipe(channels=4, blocks=1, gain=0.1, norm="batch"),
+}  # fmt: skip
 VARIANTS |= {
     name: (TranslateRecipe(together="together" in name, identity=0 if "no identity" in name else 10), False)
     for name in GENERATORS
@@ -307,15 +312,15 @@ def test_losses_gradients_and_a_step_are_those_of_the_reference(name):
                 big = slope.abs() > 1e-9  # where a slope is not rounding alone, Adam's first step is its sign
                 assert torch.allclose(value[big], theirs[key][big], rtol=0, atol=1e-10), where
                 moved += int((value[big] != before[module][key][big]).sum())
-            elif slope is None:
+            elif slope is None and "running_" not in key:  # means of a batch norm hang on the order of looking
                 assert torch.allclose(value.double(), theirs[key].double(), atol=1e-10), where  # histories, buffers
     assert moved > 1000
 
 
 def test_gradients_of_the_generators_are_those_of_the_reference():
     """Adam's first step tells signs alone: here are the numbers, of every variant."""
-    for recipe, pixel_critic in VARIANTS.values():
-        made = objective(recipe, pixel_critic)
+    for name, (recipe, pixel_critic) in VARIANTS.items():
+        made = objective(recipe, pixel_critic, GENERATORS.get(name))
         updates = Updates(made, LOOP, World(), torch.device("cpu"))
         updates.begin()
         reference = Reference(made, 2, 0.6, 3)
@@ -415,9 +420,7 @@ def batches(start):
         start += 1
 
 
-@pytest.mark.parametrize(
-    "name", ["little history", "cutmix", "augmented", "better cycles", "patches", "top-k", "grain, together"]
-)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_stopped_at_any_moment_a_run_becomes_the_same(name, tmp_path):
     recipe, pixel_critic = VARIANTS[name]
     loop = LOOP.model_copy(update={"steps": 8, "precision": "float32", "average": 0.9, "save_every": 3})

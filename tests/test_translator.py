@@ -285,6 +285,8 @@ def test_the_recipe_that_ships_is_whole_and_fits_together(preset):
         x, noise = (torch.empty(1, channels, *recipe.data.size) for channels in (3, made.grain))
         assert made.forth(beside(x, noise)).shape == x.shape
         assert made.judges[0].outputs(x)[0].shape[-1] == {None: 15, "cpu": 3, "gpu": 30, "small": 3}[preset]
+        if preset in ("cpu", "gpu"):  # those of the shelf, in float16
+            assert 2 * sum(p.numel() for p in made.forth.parameters()) < 15e6
 
 
 def test_what_does_not_fit_together_is_refused_in_the_recipe():

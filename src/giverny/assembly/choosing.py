@@ -147,7 +147,7 @@ class Run:
     def _machine(self) -> dict[str, Any]:
         """What the run trained on, where it has ended: the machine that chooses may be another one."""
         known = read_card(self.folder / "model").training if (self.folder / "model" / "card.json").is_file() else {}
-        return {key: known[key] for key in ("device", *MACHINE) if key in known}
+        return {key: known[key] for key in ("device", "clock", *MACHINE) if key in known}
 
     def look(
         self,

@@ -171,8 +171,11 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def peak_memory() -> int:
-    """The most bytes of main memory this process has held so far; 0 where the system does not tell."""
+def peak_memory(device: torch.device | None = None) -> int:
+    """The most bytes this process has held so far: of a CUDA device's memory, else of main memory; 0 where the system does not
+    tell."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     try:
         import resource
     except ImportError:  # Windows

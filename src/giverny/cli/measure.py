@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def command(
         voice.table(rows, ["score", "value", "95 % interval", "floor", "n", "reference", "seen by"])
         if found.categories:
             voice.table(list(found.categories), list(found.categories[0]), "By category")
+        for score in found.scores:
+            if "histogram" in score.conditions:
+                voice.table(_bars(score.conditions["histogram"]), ["change", "pictures", ""], "How far pictures changed")
+                if named := ", ".join(score.conditions["named"]):
+                    voice.say(
+                        f"Untouched to the eye (changed by {score.conditions['up_to']} at most), least of all first: {named}"
+                    )
         for note in dict.fromkeys(str(s.conditions["note"]) for s in found.scores if "note" in s.conditions):
             voice.say(f"Note: {note}.")
     if out is not None:
@@ -138,6 +146,15 @@ def command(
         voice.say(f"nearest reference pictures in {sheet}")
     if card:
         work.put_on_card(found.scores)
+
+
+def _bars(steps: list[list[float]], width: int = 40) -> list[dict[str, Any]]:
+    """[from, to, how many] of each step of a histogram -> rows of a table with bars."""
+    most = max(count for _, _, count in steps)
+    return [
+        {"change": f"{low:g} to {high:g}", "pictures": int(count), "": "█" * math.ceil(width * count / most)}
+        for low, high, count in steps
+    ]
 
 
 def _row(score: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What an experiment asks, as TOML: a base, axes of changes, seeds, prompts, scores; the cells of it; and the table it ends in.
 
 A cell is one value of every axis; the first values together are the base cell, which the others are held against. A
-positive control is the base cell made worse on purpose. Whoever carries a cell out makes of it what its names mean
-(`experiment.Atelier`); here they are words.
+positive control is a cell made worse on purpose, the base unless it says another. Whoever carries a cell out makes of it
+what its names mean (`experiment.Atelier`); here they are words.
 
 `base = "other.toml"` at the head of the file is the usual way to say only what differs from another experiment.
 """
@@ -77,7 +77,7 @@ class Change(Frozen):
     given: bool = Field(True, description="begin from the experiment's given pictures, where it has some")
     seeds: int | None = Field(None, ge=1, description="of the seeds the first so many: 1 gives a value, and decides nothing")
     against: str | None = Field(
-        None, description="the value of an axis it is compared with, instead of the first; of a control, that it is made of"
+        None, description="the value it is compared with, instead of the first; for a control: that it is a worse version of"
     )
     published: str = Field("", description="what a publication says of it, to stand beside what is found")
 
@@ -261,7 +261,10 @@ def _control(recipe: ExperimentRecipe, control: Control) -> Cell:
     names = {axis.name: next(iter(axis.values)) for axis in recipe.axis}
     base = _label(names)
     if control.against is not None:
-        choose(control.against, [value for axis in recipe.axis for value in axis.values], f"value, for {control.name}")
+        known = Counter(value for axis in recipe.axis for value in axis.values)
+        choose(control.against, list(known), f"value of an axis, for {control.name}")
+        if known[control.against] > 1:
+            raise ValueError(f"wanted a value that one axis alone has, for {control.name}; several have {control.against}")
         names |= {axis.name: control.against for axis in recipe.axis if control.against in axis.values}
     changes = [axis.changes[names[axis.name]] for axis in recipe.axis]
     against = _label(names) if _label(names) != base else None
@@ -377,7 +380,8 @@ def tabulate(recipe: ExperimentRecipe, rows: Sequence[Row]) -> Table:
             pairs = [(cell.against or base, cell.label) for cell in able if cell.label != base]
         else:
             pairs = list(combinations([cell.label for cell in able], 2))
-        instrument, controls, verdicts = judge(primary, pairs, base, worse)
+        beside = {cell.label: cell.against or base for cell in known if cell.control is None}
+        instrument, controls, verdicts = judge(primary, pairs, base, worse, beside)
     return Table(experiment=recipe, rows=rows, instrument=instrument, controls=controls, verdicts=verdicts)
 
 

@@ -132,7 +132,7 @@ def _page(table: Table, found: Found) -> str:
 
 
 def _able(table: Table) -> bool:
-    """Whether there are controls, and all of them were found worse than the base cell."""
+    """Whether there are controls, and all of them were found worse than the cells they were made of."""
     return bool(table.controls) and all(verdict.winner == verdict.first for verdict in table.controls)
 
 

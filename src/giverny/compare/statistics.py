@@ -177,28 +177,40 @@ class Worse(NamedTuple):
 
 
 def judge(
-    score: Scored, pairs: Sequence[tuple[str, str]], base: str, controls: Mapping[str, Worse]
+    score: Scored,
+    pairs: Sequence[tuple[str, str]],
+    base: str,
+    controls: Mapping[str, Worse],
+    beside: Mapping[str, str] | None = None,
 ) -> tuple[str, list[Verdict], list[Verdict]]:
     """(what the score is worth here, verdicts on controls, verdicts on pairs).
 
-    A score that does not find every control worse than its cell cannot judge that cell, and decides no pair with it. Pairs
-    neither of which has controls go by those of `base`. Since all controls of a cell must be found, their p need no
-    correction (an intersection-union test, Berger 1982). A pair that could not be tested still counts among those that p
-    is corrected for.
+    A score that does not find every control worse than its cell cannot judge that cell, and decides no pair with it. A cell
+    without controls goes by those of the cell it stands beside, {cell: that one}, and at last by those of `base`. Since all
+    controls of a cell must be found, their p need no correction (an intersection-union test, Berger 1982). A pair that
+    could not be tested still counts among those that p is corrected for.
     """
     tested = [_verdict((than, name), _test(by.outcomes, than, name), by.better) for name, (than, by) in controls.items()]
+    held, beside = {control.than for control in controls.values()}, beside or {}
     blind: dict[str, str] = {}
     for found in tested:
         if found.winner != found.first and found.first not in blind:
-            seen, of = controls[found.second].by.name, "" if found.first == base else f"{found.first} "
+            seen, of = controls[found.second].by.name, "" if held == {base} else f"{found.first} "
             unable = f"{score.name} cannot judge {of}here: " + ("it" if seen == score.name else seen)
             why = found.sentence.removeprefix(UNKNOWN)
             blind[found.first] = f"{unable} does not find {found.second} worse than {found.first} ({why})"
-    held = {control.than for control in controls.values()}
+
+    def controlled(cell: str) -> str:
+        """The cell by whose controls this one is judged."""
+        passed = {base}
+        while cell not in held and cell not in passed:
+            passed.add(cell)
+            cell = beside.get(cell, base)
+        return cell
 
     def compared(pair: tuple[str, str]) -> Paired | str:
-        of = [cell for cell in pair if cell in held] or [base]
-        return next((blind[cell] for cell in of if cell in blind), None) or _test(score.outcomes, *pair)
+        by = [controlled(cell) for cell in pair]
+        return next((blind[cell] for cell in by if cell in blind), None) or _test(score.outcomes, *pair)
 
     tests = [compared(pair) for pair in pairs]
     corrected = holm([1.0 if isinstance(test, str) else test.p for test in tests])
@@ -210,6 +222,8 @@ def judge(
         if than not in blind:
             finds.setdefault((than, by.name), []).append(name)
     told = [f"{by} finds {', '.join(worse)} worse than {than}" for (than, by), worse in finds.items()]
+    without = [cell for cell in dict.fromkeys(controlled(cell) for pair in pairs for cell in pair) if cell not in held]
+    told += [f"whether {score.name} would find a cell worse than {cell} is not known: it has no control" for cell in without]
     return "; ".join([*blind.values(), *told]), tested, verdicts
 
 

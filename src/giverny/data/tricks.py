@@ -62,8 +62,10 @@ def noisy(pixels: np.ndarray, spread: float, grain: int, chance: np.random.Gener
 
 
 def formless(pixels: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """uint8 (H, W, C) whose waves are all as strong as they were, and lie anywhere: of forms nothing is left, of colours and
-    roughness all. Each wave is moved alike in all channels; the mean stays, up to the cut to 0 to 255."""
+    """uint8 (H, W, C) whose Fourier phases are drawn at random, alike in all channels: colours and roughness stay, forms go.
+
+    Where opposite edges differ, bands across the picture stay as well; and what is cut to 0 to 255 takes some colour along.
+    """
     phases = np.angle(np.fft.fft2(chance.normal(size=pixels.shape[:2])))
     phases[0, 0] = 0
     moved = np.fft.fft2(pixels, axes=(0, 1)) * np.exp(1j * phases)[..., None]

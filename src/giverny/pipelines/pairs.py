@@ -3,7 +3,7 @@ changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +21,9 @@ Distance = Callable[[np.ndarray, np.ndarray], torch.Tensor]  # of two batches ui
 PAIRED: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
     "PSNR": psnr, "SSIM": structural, "edge correlation": lambda x, y, _: edge_correlation(x, y), "change": change,
 }  # fmt: skip
+
+
+NAMED = 12  # pictures that look untouched, of which the names are told
 
 
 def quiet(*_: Any) -> None:
@@ -45,6 +48,7 @@ class Pairing:
 
     def __init__(self, distance: Distance | None = None) -> None:
         self.distance = distance
+        self._names: list[str] = []
         self._found: dict[str, list[float]] = {name: [] for name in (*PAIRED, *(["LPIPS"] if distance is not None else []))}
 
     def add(self, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
@@ -52,6 +56,7 @@ class Pairing:
         if ours.shape != theirs.shape:
             sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (ours, theirs))
             raise InputError("pairs of pictures of one size", f"{name}: {sizes}")
+        self._names.append(name)
         x, y = (torch.from_numpy(p).movedim(-1, 0)[None].double() / 255 for p in (ours, theirs))
         for measure, of in PAIRED.items():
             self._found[measure].append(float(of(x, y, 1.0)))
@@ -65,13 +70,15 @@ class Pairing:
     def scores(self, alone: int = 0) -> list[Score]:
         """Means over all pairs, and the share that looks untouched. alone: pictures without a partner, for the conditions."""
         scores = [_score(name, np.array(found), alone) for name, found in self._found.items() if np.isfinite(found).any()]
-        return [*scores, _untouched(np.array(self._found["change"]), alone)]
+        return [*scores, _untouched(np.array(self._found["change"]), self._names, alone)]
 
 
-def _untouched(changes: np.ndarray, alone: int) -> Score:
+def _untouched(changes: np.ndarray, names: Sequence[str], alone: int) -> Score:
     """The share of pairs that look as if nothing had been done: of photographs made into paintings, the failed ones."""
     hits = int((changes <= UNTOUCHED).sum())
-    told = {"n": len(changes), "pictures_without_a_partner": alone, "up_to": UNTOUCHED, "histogram": histogram(changes)}
+    least = [names[i] for i in np.argsort(changes, kind="stable")[: min(hits, NAMED)].tolist()]
+    told = {"n": len(changes), "pictures_without_a_partner": alone, "up_to": UNTOUCHED, "named": least}
+    told["histogram"] = histogram(changes)
     interval = of_share(hits, len(changes))
     return Score(name="untouched", value=hits / len(changes), interval=interval, conditions={**told, "interval_by": "Wilson's"})
 

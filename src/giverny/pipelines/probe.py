@@ -48,7 +48,7 @@ def _stage(job: StageJob, folder: Path, budget: float | None, shares: float, dev
         "steps": steps,
         "seconds a step": round(a_step, 4),
         "time": None if steps is None else _clock(steps * a_step),
-        "memory": f"{peak_memory() / 2**20:.0f} MiB",
+        "memory": f"{peak_memory(device) / 2**20:.0f} MiB",
         "disk": f"{states / 2**20:.0f} MiB",
     }
 

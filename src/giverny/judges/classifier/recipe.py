@@ -68,7 +68,9 @@ class ClassifierRecipe(Frozen):
     half: Literal["all", "even", "odd"] = Field("all", description="which pictures of the set it may see: those of that number")
     network: NetworkRecipe
     objective: ClassifyRecipe = ClassifyRecipe()
-    hard: HardRecipe | None = Field(None, description="pictures of a class that are changed by cheap tricks and stay of it")
+    hard: HardRecipe | None = Field(
+        None, description="pictures of a class that are changed by cheap tricks and stay of it, or come to be of it"
+    )
     loop: LoopRecipe = LoopRecipe()
 
     @model_validator(mode="after")
