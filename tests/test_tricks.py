@@ -22,9 +22,10 @@ import paintings
 from giverny.assembly import load_recipe, open_judge, train
 from giverny.assembly.reading import open_data
 from giverny.base.errors import InputError
+from giverny.base.runtime import derive_seed
 from giverny.checkpoints.native import read_card
 from giverny.data.attributes import attributes_of
-from giverny.data.crops import CROP, photographs_of
+from giverny.data.crops import CROP, held_out, photographs_of
 from giverny.data.folders import open_source
 from giverny.data.head import Head
 from giverny.data.joined import Joined
@@ -219,6 +220,11 @@ def test_crops_of_one_photograph_are_held_out_together(sets):
     examples, photographs = choose_examples(joined, data, "all"), photographs_of(joined)
     held, kept = ({photographs[i] for i in rows} for rows in (examples.held, examples.kept))
     assert not held & kept and len(examples.held) + len(examples.kept) == 90 and 0 < len(examples.held) <= 16
+    sets_of = {label: joined.sets[label] for label in joined.classes}
+    for label, start in (("painting", 0), ("photograph", 30)):
+        seed = derive_seed(sets_of[label].fingerprint)
+        theirs = held_out(sets_of[label], 8, seed)[0]  # as a translator does
+        assert set(theirs + start) == {row for row in examples.held.tolist() if start <= row < start + len(sets_of[label])}
     assert examples.attributes == {"class": ("painting", "photograph")}
     ours, others = examples.showing("class", "photograph")
     assert (ours >= 30).all() and (others < 30).all() and len(ours) + len(others) == len(examples.kept)

@@ -12,7 +12,8 @@ from ...base.errors import InputError, choose, nearest
 from ...base.files import fingerprint
 from ...base.runtime import derive_seed
 from ...data.attributes import attributes_of
-from ...data.crops import photographs_of, whole
+from ...data.crops import CROP, held_out, photographs_of, whole
+from ...data.joined import Joined
 from ...training.classify import UNKNOWN
 from .recipe import DataRecipe
 
@@ -68,11 +69,14 @@ def choose_examples(source: Source, data: DataRecipe, half: str) -> Examples:
         raise InputError(
             "two pictures or more to learn from", f"{len(chosen)} of {len(source)} in {source.name}", "see data.only"
         )
-    order = np.random.default_rng(derive_seed("held out", source.fingerprint)).permutation(chosen).tolist()
-    photographs, together = photographs_of(source, data.group), dict[str, list[int]]()
-    for row in order:
-        together.setdefault(photographs[row], []).append(row)
-    held = np.sort(whole(together.values(), min(data.validation, max(1, len(chosen) // 5))))
+    if isinstance(source, Joined):
+        held = np.intersect1d(_held_of_each(source, data), chosen)
+    else:
+        order = np.random.default_rng(derive_seed("held out", source.fingerprint)).permutation(chosen).tolist()
+        photographs, together = photographs_of(source, data.group), dict[str, list[int]]()
+        for row in order:
+            together.setdefault(photographs[row], []).append(row)
+        held = np.sort(whole(together.values(), min(data.validation, max(1, len(chosen) // 5))))
     kept = np.setdiff1d(chosen, held)
     if not len(kept):
         raise InputError("pictures to learn from beside those held out", f"{source.name}, {len(chosen)} in one group")
@@ -88,6 +92,20 @@ def choose_examples(source: Source, data: DataRecipe, half: str) -> Examples:
         numbers = {value: number for number, value in enumerate(attributes[name])}
         values[chosen, column] = [numbers.get(value, UNKNOWN) for value in of.values()]
     return Examples(kept, held, attributes, values)
+
+
+def _held_of_each(source: Joined, data: DataRecipe) -> np.ndarray:
+    """Of each set its share of the pictures held out, and those that a translator between such sets holds out as well: a judge
+    that has learnt them knows a translation by its photograph."""
+    rows, before = [], 0
+    for one in source.sets.values():
+        names = photographs_of(one, data.group)
+        pattern = data.group if len(set(names)) < len(names) else CROP
+        rows.append(
+            before + held_out(one, max(1, data.validation // len(source.sets)), derive_seed(one.fingerprint), pattern)[0]
+        )
+        before += len(one)
+    return np.concatenate(rows)
 
 
 def _values(name: str, shown: set[str], classes: tuple[str, ...]) -> tuple[str, ...]:
