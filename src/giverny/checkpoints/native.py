@@ -70,14 +70,18 @@ def write_model(
     dtype: torch.dtype = torch.float16,
     most: int = MOST,
 ) -> Card:
-    """Write a model folder; the card comes last, so that a folder with a card is whole. Returns the card as written."""
+    """Write a model folder; the card comes last, so that a folder with a card is whole. Returns the card as written.
+
+    Tensors with values that `dtype` does not reach, such as a norm's running variance, stay as they are. Raises InputError
+    for weights that are not finite.
+    """
     tensors: dict[str, Tensor] = {}
     for name, network in networks.items():
         for key, value in network.state_dict().items():
-            tensors[f"{name}.{key}"] = value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+            tensors[f"{name}.{key}"] = _within(value.detach().cpu(), dtype).contiguous()
     bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
-        raise InputError(f"weights that are finite in {dtype}", f"{len(bad)} tensors that are not, {bad[0]} first")
+        raise InputError("weights that are finite", f"{len(bad)} tensors that are not, {bad[0]} first")
     shards = split(tensors, most)
     for name, part in shards.items():
         atomic_write(folder / name, save(part, {"format": "pt"}))
@@ -91,6 +95,14 @@ def write_model(
         if path.name not in files:  # of a former model in this folder
             path.unlink()
     return card
+
+
+def _within(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """In `dtype` where that holds all of its values."""
+    if not value.is_floating_point():
+        return value
+    made = value.to(dtype)
+    return made if bool(torch.isfinite(made).all()) else value
 
 
 def split(tensors: Mapping[str, Tensor], most: int) -> dict[str, dict[str, Tensor]]:
