@@ -718,6 +718,7 @@ def test_a_control_may_be_another_cell_made_worse(toy: Toy, tmp_path: Path) -> N
     ("text", "said"),
     [
         (OTHERS + HALF + 'against = "tow"', "two"),
+        (OTHERS + SCALE.replace("large", "two") + HALF + 'against = "two"', "several have two"),
         (OTHERS.replace('against = "two"', 'against = "tow"'), "two"),
         (OTHERS.replace("seeds = 1", "seeds = 0"), "seeds"),
         (HALF + 'score = "spread"\nbetter = "lower"\n', "spread"),

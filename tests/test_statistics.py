@@ -303,6 +303,11 @@ def test_a_control_of_another_cell_tells_of_comparisons_with_that_cell_alone() -
         else:
             assert worth.startswith("KID cannot judge noise here: it does not find bad noise worse than noise (")
             assert all("cannot judge noise" in v.sentence for v in verdicts[1:])
+    for beside, able in (({"y": "noise"}, False), ({"y": "base"}, True), ({}, True), ({"y": "z", "z": "y"}, True)):
+        told = judge(score, [("x", "y")], "base", controls, beside)[2][0]
+        assert (told.said != "unknown") == able, "a cell goes by the controls of the one it stands beside"
+    none = {"bad noise": Worse("noise", Scored("KID", outcomes | {"bad noise": {0: 9.0, 1: 9.1, 2: 9.3}}, "lower"))}
+    assert "worse than base is not known: it has no control" in judge(score, [("base", "x")], "base", none)[0]
     alone = judge(score, [("base", "x")], "base", {"bad noise": Worse("noise", score)})
     assert alone[2][0].said == "better", "a cell without controls of its own goes by the base's, of which there is none"
 
