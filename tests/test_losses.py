@@ -58,6 +58,21 @@ def test_a_loss_that_orders_cells_and_nothing_within_them_is_told_as_that(tmp_pa
     assert told.within == pytest.approx(-1)
 
 
+def test_trainings_count_once_and_each_quantity_over_those_that_logged_it(tmp_path: Path) -> None:
+    values = {"a": [(float(i), float(i)) for i in range(6)], "b": [(10.0 + i, -float(i)) for i in range(6)]}
+    table = table_of(tmp_path, values)
+    painted_again = [row.model_copy(update={"label": "c", "scores": (row.scores[0].model_copy(update={"value": 99.0}),)})
+                     for row in table.rows]  # fmt: skip
+    assert foretellers(table.model_copy(update={"rows": (*table.rows, *painted_again)}), tmp_path) == foretellers(
+        table, tmp_path
+    )
+    for seed in range(6):  # another family of models, with a log of its own
+        write_log(tmp_path / "training" / f"b-{seed}" / "work", "other", error=[float(seed)] * LAST)
+    told = {one.quantity: one for one in foretellers(table, tmp_path)}
+    assert {name: one.rows for name, one in told.items()} == {"climb: train/loss": 12, "other: train/error": 6}
+    assert told["other: train/error"].rho == -1
+
+
 def test_too_few_rows_and_what_does_not_vary_say_nothing(tmp_path: Path) -> None:
     few = table_of(tmp_path / "few", {"a": [(1.0, 1.0), (2.0, 2.0)], "b": [(3.0, 3.0), (4.0, 4.0)]})
     assert foretellers(few, tmp_path / "few") == []

@@ -35,21 +35,21 @@ class Foretold:
 
 
 def foretellers(table: Table, store: Path) -> list[Foretold]:
-    """Of every quantity that every training logged; the closest first. Nothing where there are too few rows."""
+    """Of every quantity that enough trainings logged; the closest first. Each training counts once, with the first cell that
+    has it: cells that differ in settings of the painting share one."""
     score = table.experiment.primary
-    found: list[tuple[Row, float, dict[str, float]]] = []
+    found: dict[str, tuple[Row, float, dict[str, float]]] = {}
     for row in table.rows:
         value = next((s.value for s in row.scores if s.name == score), None)
         losses = last_of(store / "training" / row.training / "work") if row.training else {}
         if value is not None and losses:
-            found.append((row, value, losses))
-    names = sorted(set.intersection(*(set(losses) for *_, losses in found))) if len(found) >= LEAST else []
-    values = [value for _, value, _ in found]
-    cells = [row.label for row, *_ in found]
+            found.setdefault(row.training, (row, value, losses))
     rows: list[Foretold] = []
-    for name in names:
-        series = [losses[name] for *_, losses in found]
-        if len(set(series)) > 1 and len(set(values)) > 1:
+    for name in sorted({name for *_, losses in found.values() for name in losses}):
+        logged = [one for one in found.values() if name in one[2]]
+        cells, values = [row.label for row, *_ in logged], [value for _, value, _ in logged]
+        series = [losses[name] for *_, losses in logged]
+        if len(logged) >= LEAST and len(set(series)) > 1 and len(set(values)) > 1:
             rows.append(_foretold(name, series, values, _within(series, values, cells)))
     return _corrected(rows)
 
