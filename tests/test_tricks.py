@@ -230,6 +230,13 @@ def test_crops_of_one_photograph_are_held_out_together(sets):
     assert (ours >= 30).all() and (others < 30).all() and len(ours) + len(others) == len(examples.kept)
     with pytest.raises(InputError, match="value of class"):
         examples.showing("class", "photo")
+    lone = Joined({"a": ToyShapes(5, 28), "b": ToyShapes(5, 28, 1)})  # of each one is held out, and some half has neither
+    none = [half for half in ("even", "odd") if not set(choose_examples(lone, DataRecipe(source="-", validation=2), "all").held)
+            & set(range(half == "odd", 10, 2))]  # fmt: skip
+    assert none
+    for half in none:
+        with pytest.raises(InputError, match="hold out"):
+            choose_examples(lone, DataRecipe(source="-", validation=2), half)
     with pytest.raises(InputError, match="one group"):
         choose_examples(joined, DataRecipe(source="-", group="o"), "all")
 

@@ -71,6 +71,8 @@ def choose_examples(source: Source, data: DataRecipe, half: str) -> Examples:
         )
     if isinstance(source, Joined):
         held = np.intersect1d(_held_of_each(source, data), chosen)
+        if not len(held):
+            raise InputError("pictures to hold out", f"none of {half} number among {source.name}", "Raise data.validation.")
     else:
         order = np.random.default_rng(derive_seed("held out", source.fingerprint)).permutation(chosen).tolist()
         photographs, together = photographs_of(source, data.group), dict[str, list[int]]()
