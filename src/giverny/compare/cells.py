@@ -252,7 +252,8 @@ def cells(recipe: ExperimentRecipe) -> list[Cell]:
     found = []
     for values in product(*(axis.changes.items() for axis in recipe.axis)):
         names = {axis.name: name for axis, (name, _) in zip(recipe.axis, values, strict=True)}
-        found.append(_cell(recipe, names, [change for _, change in values]))
+        changes = [change for _, change in values]
+        found.append(_cell(recipe, names, changes, _against(recipe, names, changes)))
     return found + [_control(recipe, control) for control in recipe.control]
 
 
@@ -267,11 +268,16 @@ def _control(recipe: ExperimentRecipe, control: Control) -> Cell:
             raise ValueError(f"wanted a value that one axis alone has, for {control.name}; several have {control.against}")
         names |= {axis.name: control.against for axis in recipe.axis if control.against in axis.values}
     changes = [axis.changes[names[axis.name]] for axis in recipe.axis]
-    against = _label(names) if _label(names) != base else None
-    return _cell(recipe, names, [*changes, control], control).model_copy(update={"against": against})
+    return _cell(recipe, names, [*changes, control], _label(names) if _label(names) != base else None, control)
 
 
-def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Change], control: Control | None = None) -> Cell:
+def _cell(
+    recipe: ExperimentRecipe,
+    names: dict[str, str],
+    changes: Sequence[Change],
+    against: str | None,
+    control: Control | None = None,
+) -> Cell:
     def last(name: str, otherwise: Any = None) -> Any:
         return next((value for change in reversed(changes) if (value := getattr(change, name)) is not None), otherwise)
 
@@ -288,7 +294,7 @@ def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Cha
         words={part: other for change in changes for part, other in change.words.items()},
         given=recipe.given is not None and all(change.given for change in changes),
         seeds=last("seeds"),
-        against=_against(recipe, names, changes),
+        against=against,
         published="; ".join(c.published for c in ([control] if control else changes) if c.published),
         share=control.share if control else 1.0,
     )
@@ -297,7 +303,7 @@ def _cell(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Cha
 def _against(recipe: ExperimentRecipe, names: dict[str, str], changes: Sequence[Change]) -> str | None:
     """The label of the cell that a cell names to be compared with."""
     others = dict(names)
-    for axis, change in zip(recipe.axis, changes, strict=False):  # a control's own change comes last
+    for axis, change in zip(recipe.axis, changes, strict=True):
         if change.against is not None:
             others[axis.name] = choose(change.against, axis.values, f"value of {axis.name}, to compare with")
     return _label(others) if others != names else None
