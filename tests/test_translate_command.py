@@ -1,5 +1,6 @@
 """`giverny translate`: files and folders, what is left out and why, going on where it was."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,12 +164,14 @@ print(peaks[1] - peaks[0], peaks[2] - peaks[0])
 
 
 def test_a_panorama_goes_through_in_the_memory_it_is_given(model, tmp_path):
-    """Beside the tiles a pixel takes 80 bytes at most: as it was read, and three numbers each of what it was and becomes."""
-    told = subprocess.run([sys.executable, "-c", PANORAMA, model, tmp_path], capture_output=True, text=True)
+    """Beside the tiles a pixel takes 60 bytes at most: as it was read, and three numbers each of what it was and becomes. glibc
+    gives back at once what it has mapped, so that the peak is what was held, and not how the heap lay (270 to 390 MiB)."""
+    steady = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    told = subprocess.run([sys.executable, "-c", PANORAMA, model, tmp_path], capture_output=True, text=True, env=steady)
     assert told.returncode == 0, told.stderr
     tiled, whole = map(float, told.stdout.split()[-2:])
     assert read_picture(tmp_path / "64-wide.png").shape == (200, 20_000, 3)
-    assert tiled < 64 + 20_000 * 200 * 80 / 2**20 < whole, (tiled, whole)
+    assert tiled < 64 + 20_000 * 200 * 60 / 2**20 < whole, (tiled, whole)
 
 
 def test_a_training_from_an_empty_set_says_which(folder, tmp_path):
